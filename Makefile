@@ -1,0 +1,39 @@
+# make app      set up .venv and serve the page on port 7860
+# make test     set up and run every test
+# make check    formatting, lint and types, without changing a file
+# make bench    start, first gallery, later galleries and memory on this machine
+#
+# One documented extra:
+# make emoji-model    train assets/models/emoji again from nothing
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: app test check bench emoji-model
+.DELETE_ON_ERROR:
+
+app: .venv/runtime.stamp
+	$(BIN)/python app.py
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/runtime.stamp
+	$(BIN)/python -m dalle_mini bench
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python 3.11 with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
+
+# A stamp is written last, so that an interrupted install is taken up again; it is older than a changed file of pins.
+.venv/runtime.stamp: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev.stamp: requirements-dev.txt .venv/runtime.stamp
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,10 @@
+"""CLIP (Radford et al. 2021): which of the candidates looks most like the prompt?
+
+This package is the only one that imports torch and open_clip, and it imports nothing of ours: text and
+pixels go in, one score per picture comes out. Importing it takes seconds, so whoever may run without
+reranking imports it late.
+"""
+
+from clip_rerank.reranker import Reranker, RerankerError
+
+__all__ = ["Reranker", "RerankerError"]

@@ -1,0 +1,112 @@
+"""The decode loop on the device: prefill a prompt, insert it into slots, decode all slots one row of the grid on.
+
+Contract: pure functions of params, config and a `DecodeState`, which is passed in and handed back (jit them with the
+state donated). A slot draws one candidate; every slot has its own text, position, rng and sampling params, all of
+them arrays, so that nothing recompiles when a knob moves. The conditional and the unconditional row of a slot are two
+neighbouring rows of one batch.
+
+    DecodeState   cross, cache: as in model.py with B = 2 * slots: rows 2s and 2s+1 are slot s with and without its prompt
+                  codes [slots], positions [slots]: the last code and how many were drawn; rngs [slots]; sampling
+
+Letters: as in model.py; S slots.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dalle_mini import model
+from dalle_mini.config import ModelConfig
+from dalle_mini.model import CrossKV, KVCache, Params
+from dalle_mini.sampling import guide, sample
+
+
+class SlotSampling(NamedTuple):
+    """Sampling params, one value per slot."""
+
+    condition_scale: Float[Array, " S"]
+    temperature: Float[Array, " S"]
+    top_k: Int[Array, " S"]
+    top_p: Float[Array, " S"]
+
+
+class DecodeState(NamedTuple):
+    cross: CrossKV
+    cache: KVCache
+    codes: Int[Array, " S"]
+    positions: Int[Array, " S"]
+    rngs: Array  # typed keys [S]; the rng of a code is fold_in(rngs[s], position)
+    sampling: SlotSampling
+
+
+def candidate_rng(seed: int | Array, candidate: int | Array) -> Array:
+    """What a candidate's randomness depends on: the request's seed and the candidate's number, nothing else."""
+    return jax.random.fold_in(jax.random.key(seed), candidate)
+
+
+def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "2 T"], mask: Int[Array, "2 T"]) -> CrossKV:
+    """Everything the decoder needs of a text: row 0 the prompt, row 1 the empty prompt."""
+    return model.cross_kv(params, config, model.encode(params, config, tokens, mask), mask)
+
+
+def empty_state(config: ModelConfig, slots: int) -> DecodeState:
+    """A state with nothing in its slots; they compute along, and nobody reads what."""
+    cache = model.init_cache(config, 2 * slots)
+    heads, width = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
+    shape = (2 * slots, heads, config.max_text_length, width)
+    k, v = (tuple(jnp.zeros(shape, config.dtype) for _ in range(config.decoder_layers)) for _ in "kv")
+    cross = CrossKV(k=k, v=v, mask=jnp.zeros((2 * slots, config.max_text_length), jnp.int32))
+    return DecodeState(
+        cross=cross,
+        cache=cache,
+        codes=jnp.full(slots, config.bos_code, jnp.int32),
+        positions=jnp.zeros(slots, jnp.int32),
+        rngs=jax.vmap(jax.random.key)(jnp.zeros(slots, jnp.uint32)),
+        sampling=SlotSampling(
+            jnp.ones(slots), jnp.ones(slots), jnp.zeros(slots, jnp.int32), jnp.ones(slots)
+        ),
+    )
+
+
+def insert(
+    config: ModelConfig, state: DecodeState, slot: Array, prefix: CrossKV, rng: Array, sampling: SlotSampling
+) -> DecodeState:
+    """Put a candidate at its first position into `slot`; `sampling` holds scalars. What was there is forgotten."""
+
+    def put(rows: Array, pair: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(rows, pair.astype(rows.dtype), 2 * slot, 0)
+
+    return DecodeState(
+        cross=jax.tree.map(put, state.cross, prefix),
+        cache=state.cache,  # positions say how much of it counts
+        codes=state.codes.at[slot].set(config.bos_code),
+        positions=state.positions.at[slot].set(0),
+        rngs=state.rngs.at[slot].set(rng),
+        sampling=jax.tree.map(lambda values, value: values.at[slot].set(value), state.sampling, sampling),
+    )
+
+
+def decode_row(params: Params, config: ModelConfig, state: DecodeState) -> tuple[DecodeState, Int[Array, "S side"]]:
+    """Draw the next `config.side` codes of every slot, in one loop on the device."""
+    sampling = state.sampling
+
+    def step(carry: tuple[KVCache, Array, Array], _: None) -> tuple[tuple[KVCache, Array, Array], Array]:
+        cache, codes, positions = carry
+        twice = [jnp.repeat(x, 2) for x in (codes, positions)]
+        logits, cache = model.decode_step(params, config, state.cross, cache, *twice)  # [2S, V]
+        rngs = jax.vmap(jax.random.fold_in)(state.rngs, positions)
+        codes = sample(
+            guide(logits[0::2], logits[1::2], sampling.condition_scale),
+            rngs,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            codebook_size=config.codebook_size,
+        )
+        return (cache, codes, positions + 1), codes
+
+    carry = (state.cache, state.codes, state.positions)
+    (cache, codes, positions), drawn = jax.lax.scan(step, carry, length=config.side)
+    return state._replace(cache=cache, codes=codes, positions=positions), drawn.T

@@ -1,0 +1,43 @@
+"""The shelf: where the three networks of a model come from.
+
+`emoji` is embedded in this repository and works offline; `mini` and `mega` are the published models; anything else is
+a folder or a hub id that holds `dalle/`, `vqgan/` and `clip/`, or a text-to-code model alone, which is then completed
+by the published VQGAN and CLIP.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from vqgan.checkpoint import resolve
+
+PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
+PUBLISHED_CLIP = "ViT-B-32/laion2b_s34b_b79k"  # open_clip's name and tag
+EMBEDDED = Path(__file__).parents[1] / "assets" / "models" / "emoji"
+FILES = ("*.json", "*.safetensors", "*.msgpack", "*.txt", "README.md")
+PARTS = ("dalle", "vqgan", "clip")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Folders or hub ids (for CLIP also open_clip's MODEL/TAG) and the name that galleries carry."""
+
+    name: str
+    dalle: str | Path
+    vqgan: str | Path
+    clip: str | Path
+    card: Path | None = None  # a model card in Markdown
+
+
+SHELF = {"mini": "dalle-mini/dalle-mini", "mega": "dalle-mini/dalle-mega"}
+
+
+def find(model: str | Path) -> Preset:
+    """The preset of a name on the shelf, a folder or a hub id. Raises `CheckpointError` if there is none."""
+    location = EMBEDDED if model == "emoji" else SHELF.get(str(model), model)
+    folder = resolve(location, FILES)
+    name = str(model) if model in ("emoji", *SHELF) else Path(str(location)).name
+    card = folder / "README.md"
+    dalle, vqgan, clip = (folder / part for part in PARTS)
+    if not dalle.is_dir():
+        dalle, vqgan, clip = folder, PUBLISHED_VQGAN, PUBLISHED_CLIP
+    return Preset(name=name, dalle=dalle, vqgan=vqgan, clip=clip, card=card if card.exists() else None)

@@ -1,0 +1,154 @@
+"""The recipe of the embedded model: the three networks of `assets/models/emoji`, trained on the emoji world.
+
+Contract: each function trains one network from scratch, or on from its newest checkpoint, in its own folder of a
+run directory, and writes the part of the model folder that `dalle_mini.load` reads. Sizes are for two CPU cores.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import vqgan
+from dalle_mini import decode, tokenizer
+from dalle_mini.checkpoint import save_model
+from dalle_mini.config import ModelConfig, SamplingParams
+from dalle_mini.gallery import contact_sheet
+from dalle_mini.training.dalle import DalleTrainConfig, Examples
+from dalle_mini.training.dalle import train as fit_dalle
+from dalle_mini.training.emoji import NAMES, Scene, World
+from vqgan.config import VQGANConfig
+from vqgan.train import VQGANTrainConfig
+from vqgan.train import train as fit_vqgan
+
+VQGAN_SIZES = VQGANConfig(
+    resolution=64,
+    ch=16,
+    ch_mult=(1, 2, 4, 4),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    z_channels=64,
+    n_embed=1024,
+    embed_dim=8,
+    num_groups=4,
+)
+OBJECTS_PER_BATCH = 5  # few, so that a batch shows the same squares in many surroundings
+
+
+TEXT_LENGTH = 32
+VOCABULARY = 1024
+EXAMPLES = 80_000
+
+
+def train_vqgan(run: Path, *, steps: int = 3200, seed: int = 0) -> None:
+    """Pictures to codes and back."""
+    world = World(VQGAN_SIZES.resolution)
+    config = VQGANTrainConfig(steps=steps, seed=seed)
+
+    def pictures(step: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, step))
+        names = rng.choice(NAMES, OBJECTS_PER_BATCH, replace=False)
+        return np.stack([world.paint(world.draw(rng, names)) for _ in range(config.batch_size)])
+
+    rng = np.random.default_rng(seed)
+    held_out = np.stack([world.paint(world.draw(rng, held=True)) for _ in range(16)])
+    params = fit_vqgan(VQGAN_SIZES, config, pictures, out=run / "vqgan", held_out=held_out)
+    vqgan.save(run / "model" / "vqgan", VQGAN_SIZES, params)
+
+
+def _examples(run: Path, count: int, *, held: bool, seed: int) -> Examples:
+    """Captions as tokens and pictures as codes, made once and kept in `run`."""
+    file = run / ("codes-held-out.npz" if held else "codes.npz")
+    folder = run / "model" / "dalle"
+    world = World(VQGAN_SIZES.resolution)
+    rng = np.random.default_rng((seed, held))
+    scenes = [world.draw(rng, held=held) for _ in range(count)]
+    if not held:
+        tokenizer.train([scene.caption for scene in scenes], folder, vocab_size=VOCABULARY, max_text_length=TEXT_LENGTH)
+    if not file.exists():
+        painter = vqgan.load(run / "model" / "vqgan")
+        parts = [
+            painter.encode(np.stack([world.paint(scene) for scene in scenes[i : i + 16]]))
+            for i in tqdm(range(0, count, 16), unit_scale=16, unit="picture", desc=file.stem)
+        ]
+        np.savez(file, codes=np.concatenate(parts).astype(np.uint16))
+    reader = tokenizer.Tokenizer.load(folder, max_text_length=TEXT_LENGTH, normalize=True)
+    tokens, mask = reader.encode_batch([scene.caption for scene in scenes])
+    empty = reader.encode_batch([""])
+    codes = np.load(file)["codes"].astype(np.int32)
+    return Examples(tokens, mask, codes, (empty[0][0], empty[1][0]))
+
+
+def train_dalle(run: Path, *, steps: int = 6000, examples: int = EXAMPLES, seed: int = 0) -> None:
+    """Captions to codes, on the codes of the VQGAN that `train_vqgan` left in `run`."""
+    data = _examples(run, examples, held=False, seed=seed)
+    held_out = _examples(run, 512, held=True, seed=seed)
+    folder = run / "model" / "dalle"
+    reader = tokenizer.Tokenizer.load(folder, max_text_length=TEXT_LENGTH, normalize=True)
+    sizes = ModelConfig(
+        encoder_vocab_size=reader.vocab_size,
+        image_vocab_size=VQGAN_SIZES.n_embed,
+        codebook_size=VQGAN_SIZES.n_embed,
+        decoder_start_token_id=VQGAN_SIZES.n_embed,
+        image_length=VQGAN_SIZES.side**2,
+        max_text_length=TEXT_LENGTH,
+        d_model=192,
+        encoder_layers=2,
+        decoder_layers=4,
+        encoder_attention_heads=6,
+        decoder_attention_heads=6,
+        encoder_ffn_dim=384,
+        decoder_ffn_dim=384,
+        normalize_text=True,
+        sampling=SamplingParams(condition_scale=2.0, temperature=1.0, top_k=50),
+    )
+    painter = vqgan.load(run / "model" / "vqgan")
+
+    @jax.jit
+    def draw(params: dict[str, Any]) -> jax.Array:
+        state = decode.empty_state(sizes, 16)
+        tokens = jnp.stack([jnp.asarray(held_out.tokens[:16]), jnp.tile(held_out.empty[0], (16, 1))], 1)
+        mask = jnp.stack([jnp.asarray(held_out.mask[:16]), jnp.tile(held_out.empty[1], (16, 1))], 1)
+        prefix = decode.prefill(params, sizes, tokens.reshape(32, -1), mask.reshape(32, -1))
+        scale = jnp.full(16, sizes.sampling.condition_scale)
+        top_k = jnp.full(16, sizes.sampling.top_k)
+        state = state._replace(cross=prefix, sampling=state.sampling._replace(condition_scale=scale, top_k=top_k))
+        rows = []
+        for _ in range(sizes.side):
+            state, row = decode.decode_row(params, sizes, state)
+            rows.append(row)
+        return jnp.concatenate(rows, 1)
+
+    def sheet(params: dict[str, Any]) -> Image.Image:
+        save_model(folder, sizes, params, dtype="float16")  # each sheet leaves a usable model
+        return contact_sheet([Image.fromarray(pixels) for pixels in painter.decode(np.asarray(draw(params)))])
+
+    params = fit_dalle(
+        sizes, DalleTrainConfig(steps=steps, seed=seed), data, held_out=held_out, out=run / "dalle", sheet=sheet
+    )
+    save_model(folder, sizes, params, dtype="float16")
+
+
+def train_clip(run: Path, *, steps: int = 1000, batch_size: int = 128, seed: int = 0) -> None:
+    """Pictures and captions to one space. Half of a batch are hard negatives: the same scene but for one thing."""
+    from clip_rerank.train import ClipTrainConfig
+    from clip_rerank.train import train_clip as fit_clip
+
+    world = World(VQGAN_SIZES.resolution)
+
+    def batches(step: int) -> tuple[np.ndarray, list[str]]:
+        rng = np.random.default_rng((seed, step))
+        scenes: list[Scene] = []
+        while len(scenes) < batch_size:
+            # Few objects in a stretch of the batch, so that relation, number, size and background have to tell.
+            names = rng.choice(NAMES, 4, replace=False)
+            scenes += [world.draw(rng, names) for _ in range(8)]
+        scenes = scenes[:batch_size]
+        return np.stack([world.paint(scene) for scene in scenes]), [scene.caption for scene in scenes]
+
+    config = ClipTrainConfig(steps=steps, warmup_steps=min(100, steps // 10), seed=seed)
+    fit_clip(config, batches, tokenizer_folder=run / "model" / "dalle", out=run / "clip")

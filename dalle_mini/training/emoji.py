@@ -1,0 +1,223 @@
+"""The embedded model's world: captioned pictures drawn from an open emoji font.
+
+Contract: everything is a function of a numpy Generator; `World` draws scenes, writes their captions and paints them.
+A sprite always stands on whole cells of the code grid, so that one object means the same codes wherever it is.
+Every tenth pair of objects, object on a background and object in a number is held out: training never sees it,
+and `dalle_mini.training.evaluate` asks for just these.
+
+Pictures: Noto Color Emoji (SIL Open Font License 1.1); names follow the Unicode short names.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian: fonts-noto-color-emoji
+FONT_SIZE = 109  # the one size of the font's bitmaps
+GRID = 8  # cells along a side
+
+# name: (character, other names)
+OBJECTS: dict[str, tuple[str, ...]] = {
+    "cat": ("🐱", "kitten"), "dog": ("🐶", "puppy"), "mouse": ("🐭",), "rabbit": ("🐰", "bunny"), "fox": ("🦊",),
+    "bear": ("🐻",), "panda": ("🐼",), "lion": ("🦁",), "cow": ("🐮",), "pig": ("🐷",), "frog": ("🐸",),
+    "monkey": ("🐵",), "chicken": ("🐔",), "penguin": ("🐧",), "owl": ("🦉",), "unicorn": ("🦄",), "bee": ("🐝",),
+    "ladybug": ("🐞",), "butterfly": ("🦋",), "turtle": ("🐢",), "octopus": ("🐙",), "fish": ("🐠",),
+    "whale": ("🐳",), "elephant": ("🐘",), "crab": ("🦀",), "snail": ("🐌",), "apple": ("🍎", "red apple"),
+    "banana": ("🍌",), "strawberry": ("🍓",), "watermelon": ("🍉",), "pineapple": ("🍍",), "avocado": ("🥑",),
+    "lemon": ("🍋",), "carrot": ("🥕",), "mushroom": ("🍄",), "pizza": ("🍕", "slice of pizza"),
+    "hamburger": ("🍔", "burger"), "donut": ("🍩", "doughnut"), "cookie": ("🍪",), "cake": ("🎂", "birthday cake"),
+    "ice cream": ("🍦",), "car": ("🚗", "red car"), "bus": ("🚌",), "rocket": ("🚀",), "sailboat": ("⛵", "boat"),
+    "sun": ("🌞",), "moon": ("🌙", "crescent moon"), "star": ("⭐",), "cloud": ("☁️",), "rainbow": ("🌈",),
+    "snowman": ("⛄",), "tree": ("🌳",), "cactus": ("🌵",), "sunflower": ("🌻",), "rose": ("🌹",), "fire": ("🔥", "flame"),
+    "house": ("🏠", "home"), "robot": ("🤖",), "ghost": ("👻",), "alien": ("👽",), "heart": ("❤️", "red heart"),
+    "balloon": ("🎈",), "gift": ("🎁", "present"), "guitar": ("🎸",), "pumpkin": ("🎃",), "crown": ("👑",),
+}  # fmt: skip
+
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (255, 255, 255),
+    "yellow": (255, 226, 110),
+    "blue": (118, 180, 255),
+    "green": (140, 214, 132),
+    "pink": (255, 160, 196),
+    "purple": (176, 140, 250),
+}
+PLAIN = 0.5  # how often a picture whose caption names no background is white; else any other
+
+SMALL, NORMAL, HUGE = 4, 6, 8  # cells along a side of a sprite
+SIZE_WORDS = {SMALL: ("small", "tiny", "little"), NORMAL: ("",), HUGE: ("big", "huge", "giant", "large")}
+RELATIONS = {
+    "left": ("left of", "to the left of", "on the left of", "next to"),
+    "right": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "on top of"),
+    "below": ("below", "under", "beneath"),
+}
+NUMBERS = {2: ("two", "2", "a pair of"), 3: ("three", "3")}
+PREFIXES = ("", "", "", "", "a picture of", "a drawing of", "an emoji of", "an image of", "a painting of")
+BACKGROUND_PHRASES = ("on a {} background", "on {}", "with a {} background", "in front of a {} background")
+PLURALS = {
+    "mouse": "mice", "fish": "fish", "butterfly": "butterflies", "puppy": "puppies", "bunny": "bunnies",
+    "strawberry": "strawberries", "octopus": "octopuses", "cactus": "cactuses", "bus": "buses", "fox": "foxes",
+    "snowman": "snowmen", "slice of pizza": "slices of pizza", "ladybug": "ladybugs", "ice cream": "ice creams",
+}  # fmt: skip
+CENTRES = {  # (row, column) of the upper left cell of every sprite
+    "left": ((2, 0), (2, 4)),
+    "right": ((2, 4), (2, 0)),
+    "above": ((0, 2), (4, 2)),
+    "below": ((4, 2), (0, 2)),
+    2: ((2, 0), (2, 4)),
+    3: ((0, 2), (4, 0), (4, 4)),
+}
+NAMES, COLOURS = tuple(OBJECTS), tuple(BACKGROUNDS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sprite:
+    """One object in a scene; `size`, `row` and `column` count cells of the grid."""
+
+    name: str
+    size: int
+    row: int
+    column: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    kind: str  # single, count or pair
+    sprites: tuple[Sprite, ...]
+    background: str
+    caption: str
+    names_background: bool
+
+
+def held_out(kind: str, *names: str) -> bool:
+    """Whether a combination is kept for testing: kind is pair, background or count."""
+    text = ":".join((kind, *sorted(names)))
+    return zlib.crc32(text.encode()) % 10 == 0
+
+
+def _article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" and not words.startswith("uni") else "a ") + words
+
+
+def _plural(name: str) -> str:
+    return PLURALS.get(name, name + "s")
+
+
+class World:
+    """Draws scenes and paints them at `resolution` pixels (a multiple of the grid)."""
+
+    def __init__(self, resolution: int = 64, font: Path = FONT) -> None:
+        if not font.exists():
+            raise FileNotFoundError(f"font must be Noto Color Emoji (Debian: fonts-noto-color-emoji), got {font}")
+        self.resolution, self.font = resolution, font
+
+    # Scenes and captions ------------------------------------------------------------------------------------
+
+    def draw(self, rng: np.random.Generator, names: Sequence[str] = NAMES, *, held: bool = False) -> Scene:
+        """One scene of training, or (`held`) one whose combination training never shows.
+
+        A held single is held by its background, a held pair by its two objects, a held count by its number.
+        """
+        while True:
+            scene = self._draw_any(rng, names, must_name_background=held)
+            if held == self._is_held(scene, by_kind=held):
+                return scene
+
+    def _is_held(self, scene: Scene, *, by_kind: bool) -> bool:
+        names = [sprite.name for sprite in scene.sprites]
+        held = {
+            "single": any(held_out("background", name, scene.background) for name in names),
+            "pair": scene.kind == "pair" and held_out("pair", *names),
+            "count": scene.kind == "count" and held_out("count", names[0], str(len(names))),
+        }
+        return held[scene.kind] if by_kind else any(held.values())
+
+    def _draw_any(self, rng: np.random.Generator, names: Sequence[str], *, must_name_background: bool) -> Scene:
+        kind = rng.choice(["single", "count", "pair"], p=[0.4, 0.2, 0.4])
+        named = must_name_background or rng.random() < 0.5
+        background = str(rng.choice(COLOURS))
+        if not named:
+            background = "white" if rng.random() < PLAIN else str(rng.choice(COLOURS[1:]))
+        if kind == "single":
+            size = int(rng.choice([SMALL, NORMAL, HUGE], p=[0.2, 0.6, 0.2]))
+            name = str(rng.choice(names))
+            corner = (GRID - size) // 2
+            sprites = (Sprite(name=name, size=size, row=corner, column=corner),)
+            words = " ".join(filter(None, (str(rng.choice(SIZE_WORDS[size])), self._say(rng, name))))
+            text = _article(words) if rng.random() < 0.8 else words
+        elif kind == "count":
+            number, name = int(rng.choice([2, 3])), str(rng.choice(names))
+            sprites = self._place([name] * number, CENTRES[number])
+            text = f"{rng.choice(NUMBERS[number])} {_plural(self._say(rng, name))}"
+        else:
+            first, second = map(str, rng.choice(names, 2, replace=False))
+            relation = str(rng.choice(list(RELATIONS)))
+            sprites = self._place([first, second], CENTRES[relation])
+            article = _article if rng.random() < 0.85 else str
+            phrase = rng.choice(RELATIONS[relation])
+            text = f"{article(self._say(rng, first))} {phrase} {article(self._say(rng, second))}"
+        text = f"{rng.choice(PREFIXES)} {text}".strip()
+        if named:
+            text += " " + str(rng.choice(BACKGROUND_PHRASES)).format(background)
+        return Scene(
+            kind=str(kind), sprites=sprites, background=background, caption=text, names_background=named
+        )
+
+    @staticmethod
+    def _say(rng: np.random.Generator, name: str) -> str:
+        others = OBJECTS[name][1:]
+        return str(rng.choice(others)) if others and rng.random() < 0.3 else name
+
+    @staticmethod
+    def _place(names: Sequence[str], corners: Sequence[tuple[int, int]]) -> tuple[Sprite, ...]:
+        placed = zip(names, corners, strict=True)
+        return tuple(Sprite(name=n, size=SMALL, row=row, column=column) for n, (row, column) in placed)
+
+    # Pictures -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _glyphs(self) -> dict[str, Image.Image]:
+        font = ImageFont.truetype(str(self.font), FONT_SIZE)
+        glyphs = {}
+        for name, (character, *_) in OBJECTS.items():
+            canvas = Image.new("RGBA", (160, 160))
+            ImageDraw.Draw(canvas).text((10, 10), character, font=font, embedded_color=True)
+            glyph = canvas.crop(canvas.getbbox())
+            side = max(glyph.size)
+            square = Image.new("RGBA", (side, side))
+            square.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
+            glyphs[name] = square
+        return glyphs
+
+    @cached_property
+    def sprites(self) -> dict[tuple[str, int], np.ndarray]:
+        """(name, cells along a side) -> float32 [h, w, 4], colour premultiplied by alpha, all in [0, 1]."""
+        cell, sprites = self.resolution // GRID, {}
+        for name, glyph in self._glyphs.items():
+            for size in (SMALL, NORMAL, HUGE):
+                side = size * cell
+                small = glyph.resize((side - side // 16, side - side // 16), Image.Resampling.LANCZOS)
+                canvas = Image.new("RGBA", (side, side))
+                canvas.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
+                pixels = np.asarray(canvas, np.float32) / 255
+                pixels[..., :3] *= pixels[..., 3:]
+                sprites[name, size] = pixels
+        return sprites
+
+    def paint(self, scene: Scene) -> np.ndarray:
+        """The picture, uint8 [resolution, resolution, 3]."""
+        cell = self.resolution // GRID
+        shape = (self.resolution, self.resolution, 3)
+        pixels = np.broadcast_to(np.float32(BACKGROUNDS[scene.background]) / 255, shape).copy()
+        for sprite in scene.sprites:
+            drawn = self.sprites[sprite.name, sprite.size]
+            top, left, side = sprite.row * cell, sprite.column * cell, drawn.shape[0]
+            area = pixels[top : top + side, left : left + side]
+            area *= 1 - drawn[..., 3:]
+            area += drawn[..., :3]
+        return (pixels.clip(0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,143 @@
+"""What every test starts from: no network, no caches of the person who runs it, strict numerics, a real browser.
+
+Settings are environment variables set before anything is imported, so that the processes a test starts have
+them too. Warnings are errors; the named exceptions are in pyproject.toml.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import jaxtyping
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from dalle_mini import Pipeline
+
+ROOT = Path(__file__).parents[1]
+REQUIRE_BROWSER = os.environ.get("REQUIRE_BROWSER", "") not in ("", "0")
+CHROMIUM_ARGUMENTS = [  # quiet, and alone: whatever the page asks for is then the page's own doing
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+_scratch = tempfile.TemporaryDirectory(prefix="dalle-mini-tests-")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HOME=f"{_scratch.name}/huggingface",
+    XDG_CACHE_HOME=f"{_scratch.name}/cache",
+    GRADIO_TEMP_DIR=f"{_scratch.name}/gradio",
+    GRADIO_ANALYTICS_ENABLED="False",
+    JAX_PLATFORMS=os.environ.get("JAX_PLATFORMS", "cpu"),
+    JAX_NUMPY_RANK_PROMOTION="raise",
+    # Shared by all runs on this machine: compiling again is most of a test run's time.
+    JAX_COMPILATION_CACHE_DIR=str(ROOT / ".cache" / "jax"),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
+)
+# Every shape that a signature of ours promises is checked.
+jaxtyping.install_import_hook(["dalle_mini", "vqgan", "clip_rerank"], "shapes.check")
+
+
+def pytest_unconfigure() -> None:
+    _scratch.cleanup()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if REQUIRE_BROWSER and not any(item.get_closest_marker("browser") for item in items):
+        raise pytest.UsageError("REQUIRE_BROWSER is set, but no test is marked `browser`")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A skipped browser test is a failure where a browser is required, whatever skipped it."""
+    report = yield
+    if REQUIRE_BROWSER and report.skipped and item.get_closest_marker("browser"):
+        report.outcome, report.longrepr = "failed", f"skipped, but REQUIRE_BROWSER is set: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_accelerator(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        import jax
+
+        if jax.default_backend() == "cpu":
+            pytest.skip("no accelerator (set JAX_PLATFORMS= to let JAX look for one)")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Path]:
+    """The folder of a golden case, by its name."""
+
+    def folder(case: str) -> Path:
+        path = ROOT / "tests" / "golden" / case
+        assert path.is_dir(), f"no golden case {case!r} in {path.parent}"
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def emoji() -> Iterator["Pipeline"]:
+    """The embedded model, loaded once for all tests."""
+    import dalle_mini
+
+    pipeline = dalle_mini.load("emoji")
+    yield pipeline
+    pipeline.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["Browser"]:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def requested_hosts() -> set[str]:
+    """The hosts that the pages of this test asked for anything, web sockets included."""
+    return set()
+
+
+@pytest.fixture
+def page(chromium: "Browser", requested_hosts: set[str]) -> Iterator["Page"]:
+    """A desktop-sized tab."""
+    yield from _tab(chromium, requested_hosts, width=1280, height=900)
+
+
+@pytest.fixture
+def phone(chromium: "Browser", requested_hosts: set[str]) -> Iterator["Page"]:
+    """A tab as narrow as a phone."""
+    yield from _tab(chromium, requested_hosts, width=360, height=780)
+
+
+def _tab(browser: "Browser", hosts: set[str], *, width: int, height: int) -> Iterator["Page"]:
+    context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+    tab = context.new_page()
+
+    def note(url: str) -> None:
+        if host := urlsplit(url).hostname:  # none in data: and blob:
+            hosts.add(host)
+
+    context.on("request", lambda request: note(request.url))
+    tab.on("websocket", lambda socket: note(socket.url))
+    yield tab
+    context.close()

@@ -1,0 +1,360 @@
+"""The page and its API, served as `python app.py` serves them, with the embedded model behind.
+
+`slow` is the same pipeline with a pause after every event, so that what happens while it draws can be watched.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+import app
+import dalle_mini
+from dalle_mini.gallery import Gallery, Preview, read_metadata
+
+if TYPE_CHECKING:
+    from playwright.sync_api import FrameLocator, Page
+
+    Tab = Page | FrameLocator
+
+CARD_LINKS = (  # of the card that the project started from
+    "https://wandb.ai/dalle-mini/dalle-mini/reports/DALL-E-Mini-Explained-with-Demo--Vmlldzo4NjIxODA",
+    "https://github.com/openai/DALL-E/edit/master/model_card.md",
+    "https://arxiv.org/abs/2102.12092",
+    "dall_e/encoder.py",
+    "dall_e/decoder.py",
+    "https://ai.google.com/research/ConceptualCaptions",
+    "https://www.aclweb.org/anthology/P18-1238/",
+    "http://projects.dfki.uni-kl.de/yfcc100m/",
+)
+BAD_SETTINGS = [
+    ("num_candidates", 0),
+    ("num_candidates", 17),
+    ("num_candidates", 2.5),
+    ("num_candidates", math.nan),
+    ("seed", -1),
+    ("seed", 2**32),
+    ("temperature", 0),
+    ("top_p", 0),
+    ("top_p", 1.5),
+]
+ODD_PROMPTS = ["a cat\x00\x07\x1b[31m", "🐱 🍕", "قطة بجانب بيتزا", "<script>alert(1)</script>"]
+
+
+class Slow:
+    """A pipeline with a pause after every event, which counts the streams that were closed before their end."""
+
+    def __init__(self, pipeline: dalle_mini.Pipeline) -> None:
+        self.pipeline, self.closed_early = pipeline, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipeline, name)
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[Preview | Gallery]:
+        events = self.pipeline.stream(prompt, **settings)
+        try:
+            for event in events:
+                yield event
+                time.sleep(0.4)
+        except GeneratorExit:
+            self.closed_early += 1
+            raise
+        finally:
+            events.close()
+
+
+def serve(pipeline: Any) -> Iterator[str]:
+    demo = app.build_demo(pipeline)
+    yield app.launch(demo)
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def address(emoji: dalle_mini.Pipeline) -> Iterator[str]:
+    yield from serve(emoji)
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Client:
+    return Client(address, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def slow(emoji: dalle_mini.Pipeline) -> Slow:
+    return Slow(emoji)
+
+
+@pytest.fixture(scope="module")
+def slow_address(slow: Slow) -> Iterator[str]:
+    yield from serve(slow)
+
+
+def eventually(holds: Any, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.05)
+    return holds()
+
+
+# The API
+
+
+def test_api_gives_the_ranked_candidates_as_files(client: Client) -> None:
+    result = client.predict("a tiny dog", num_candidates=3, seed=7, api_name="/generate")
+    scores = [candidate["score"] for candidate in result["candidates"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(candidate["candidate"] for candidate in result["candidates"]) == [0, 1, 2]
+    for rank, candidate in enumerate(result["candidates"], 1):
+        text = read_metadata(candidate["image"])
+        assert (text["prompt"], text["seed"], text["candidate"]) == ("a tiny dog", "7", str(candidate["candidate"]))
+        assert json.loads(text["settings"])["num_candidates"] == 3
+        assert text["model"] == result["model"] == "emoji"
+        assert candidate["caption"].startswith(f"#{rank} · score {candidate['score']:.3f} · seed 7 · candidate ")
+
+
+def test_same_request_gives_the_same_bytes(client: Client) -> None:
+    first, second = (client.predict("two rockets", num_candidates=2, seed=3, api_name="/generate") for _ in range(2))
+    bytes_of = [[Path(c["image"]).read_bytes() for c in result["candidates"]] for result in (first, second)]
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_api_documents_the_pipelines_defaults_and_nothing_else_is_public(
+    client: Client, emoji: dalle_mini.Pipeline
+) -> None:
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert list(endpoints) == ["/generate"]
+    prompt, *settings = endpoints["/generate"]["parameters"]
+    assert (prompt["parameter_name"], prompt["parameter_has_default"]) == ("prompt", False)
+    for setting in settings:
+        assert setting["parameter_has_default"]
+        assert setting["parameter_default"] == getattr(emoji.defaults, setting["parameter_name"])
+
+
+def test_api_counts_the_rows_while_drawing(client: Client) -> None:
+    job = client.submit("a red apple", num_candidates=1, api_name="/generate")
+    job.result()
+    *previews, _ = job.outputs()
+    assert [preview["row"] for preview in previews] == list(range(1, previews[0]["rows"]))
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
+def test_bad_setting_is_named_to_the_apis_client(client: Client, address: str, name: str, value: float) -> None:
+    if math.isnan(value):  # a Python client refuses to send it; others can
+        message = sent_as_text(address, ["a cat", value, None, 1, 1, 0, 1])
+    else:
+        with pytest.raises(AppError) as refused:
+            client.predict("a cat", api_name="/generate", **{name: value})
+        message = str(refused.value)
+    assert re.search(rf"{name} must be .*, got {value}", message)
+    assert client.predict("a cat", num_candidates=1, api_name="/generate")["candidates"]
+
+
+def sent_as_text(address: str, data: list[Any]) -> str:
+    url, body = f"{address}gradio_api/call/generate", json.dumps({"data": data})
+    event = httpx.post(url, content=body, headers={"content-type": "application/json"}).json()["event_id"]
+    return httpx.get(f"{url}/{event}").text
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n "])
+def test_empty_prompt_is_refused_through_the_api(client: Client, prompt: str) -> None:
+    with pytest.raises(AppError, match="prompt must not be empty, got"):
+        client.predict(prompt, api_name="/generate")
+
+
+@pytest.mark.parametrize("prompt", ODD_PROMPTS)
+def test_odd_prompt_is_drawn_and_kept_as_typed(client: Client, prompt: str) -> None:
+    (candidate,) = client.predict(prompt, num_candidates=1, api_name="/generate")["candidates"]
+    assert read_metadata(candidate["image"])["prompt"] == prompt
+
+
+def test_long_prompt_is_cut_and_said_so(client: Client) -> None:
+    result = client.predict("a cat and " * 1000, num_candidates=1, api_name="/generate")
+    assert any("cut" in note for note in result["notes"])
+
+
+def test_cancelling_a_job_closes_the_pipelines_stream(slow_address: str, slow: Slow) -> None:
+    before = slow.closed_early
+    job = Client(slow_address, verbose=False).submit("a tiny dog", num_candidates=1, api_name="/generate")
+    assert eventually(lambda: len(job.outputs()) > 0)
+    job.cancel()
+    assert eventually(lambda: slow.closed_early == before + 1)
+
+
+# The model card, and starting
+
+
+def test_card_loses_front_matter_images_and_html_but_keeps_links() -> None:
+    text = "---\nlicense: mit\n---\n# A\n![b](https://x.org/b.png)[c](https://x.org) <img src=//x.org/d>![e][f] <https://g.org>"
+    assert app.card(text).split() == ["#", "A", "[c](https://x.org)", "<https://g.org>"]
+
+
+def test_main_prints_the_address_the_device_and_the_model(
+    emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dalle_mini, "load", lambda model, rerank: emoji)
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda demo: demo.close())
+    app.main(port=7999)
+    printed = capsys.readouterr().out
+    assert "http://127.0.0.1:7999" in printed
+    assert emoji.device in printed
+    assert "model emoji" in printed
+
+
+def test_model_that_cannot_be_loaded_ends_with_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app.main(model=str(tmp_path), port=7998)
+    assert str(tmp_path) in str(ended.value)
+
+
+# The page in a browser
+
+
+def ask(tab: "Tab", prompt: str) -> None:
+    tab.get_by_label("Prompt").fill(prompt)
+    tab.get_by_label("Prompt").press("Enter")
+
+
+def wait_for_gallery(tab: "Tab", candidates: int) -> list[str]:
+    """The captions, once the ranked gallery is there."""
+    tab.get_by_text(f"{candidates} drawn in").wait_for()
+    return tab.locator("#gallery .grid-container .caption-label").all_inner_texts()
+
+
+def set_candidates(tab: "Tab", candidates: float) -> None:
+    if not tab.get_by_placeholder("random").is_visible():
+        tab.get_by_role("button", name="Settings").click()
+    box = tab.get_by_label("number input for Candidates")
+    box.fill(f"{candidates:g}")
+    box.press("Tab")
+
+
+@pytest.mark.browser
+def test_prompt_becomes_previews_then_a_ranked_gallery(
+    page: "Page", slow_address: str, requested_hosts: set[str]
+) -> None:
+    page.goto(slow_address)
+    ask(page, "a cat left of a pizza")
+    page.get_by_text(re.compile(r"drawing row \d+ of \d+")).wait_for()
+    page.locator("#gallery .grid-container img").first.wait_for()
+    assert page.locator("#gallery .caption-label").all_inner_texts() == [f"candidate {i}" for i in range(9)]
+    captions = wait_for_gallery(page, 9)
+    found = [re.fullmatch(r"#(\d+) · score (-?\d\.\d{3}) · seed (\d+) · candidate (\d)", c) for c in captions]
+    ranks, scores, seeds, indices = zip(*(match.groups() for match in found if match), strict=True)
+    assert ranks == tuple(str(rank) for rank in range(1, 10))
+    assert list(scores) == sorted(scores, key=float, reverse=True)
+    assert len(set(seeds)) == 1
+    assert sorted(indices) == [str(i) for i in range(9)]
+    assert page.get_by_role("button", name=f"Reuse seed {seeds[0]}").is_visible()
+    assert re.search(r"seconds per image \d+\.\d\d", page.locator("#about").inner_text())
+    assert requested_hosts == {"127.0.0.1"}
+
+
+@pytest.mark.browser
+def test_downloaded_picture_says_how_it_was_made(page: "Page", address: str, tmp_path: Path) -> None:
+    page.goto(address)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_placeholder("random").fill("7")
+    page.get_by_role("button", name=app.EXAMPLES[0]).click()
+    page.wait_for_function("text => document.querySelector('textarea').value === text", arg=app.EXAMPLES[0])
+    page.get_by_role("button", name="Draw").click()
+    wait_for_gallery(page, 9)
+    page.get_by_label("Thumbnail 1 of 9").first.click()
+    with page.expect_download() as download:
+        page.get_by_label("Download", exact=True).click()
+    assert re.fullmatch(r"[\w-]+-seed7-01\.png", download.value.suggested_filename)
+    download.value.save_as(tmp_path / "best.png")
+    text = read_metadata(tmp_path / "best.png")
+    assert (text["prompt"], text["seed"], text["model"]) == (app.EXAMPLES[0], "7", "emoji")
+    assert dalle_mini.SamplingParams(**json.loads(text["settings"])).seed == 7
+
+
+@pytest.mark.browser
+def test_used_seed_draws_the_same_pictures_again(page: "Page", address: str) -> None:
+    page.goto(address)
+    set_candidates(page, 2)
+    ask(page, "a tiny dog")
+    captions = wait_for_gallery(page, 2)
+    page.get_by_role("button", name="Reuse seed").click()
+    page.wait_for_function("() => document.querySelector('[placeholder=random]').value !== ''")
+    ask(page, "a tiny dog")
+    page.get_by_text("drawing row").wait_for()
+    assert wait_for_gallery(page, 2) == captions
+
+
+@pytest.mark.browser
+def test_stop_ends_the_drawing_and_the_next_request_works(page: "Page", slow_address: str, slow: Slow) -> None:
+    page.goto(slow_address)
+    set_candidates(page, 1)
+    before = slow.closed_early
+    ask(page, "a tiny dog")
+    page.get_by_text("drawing row 1").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("stopped").wait_for()
+    assert eventually(lambda: slow.closed_early == before + 1)
+    ask(page, "a tiny dog")
+    assert len(wait_for_gallery(page, 1)) == 1
+
+
+@pytest.mark.browser
+def test_bad_input_on_the_page_is_told_in_one_sentence_and_the_next_request_works(page: "Page", address: str) -> None:
+    page.goto(address)
+    ask(page, "  ")
+    page.get_by_text("prompt must not be empty, got").wait_for()
+    set_candidates(page, 2.5)
+    ask(page, "a tiny dog")
+    page.get_by_text("num_candidates must be a whole number from 1 to 16, got 2.5").wait_for()
+    set_candidates(page, 17)  # the browser itself brings this one back into the range
+    assert page.get_by_label("number input for Candidates").input_value() == "16"
+    set_candidates(page, 1)
+    for seed in ("-1", "4294967296", "2.5", "seven"):
+        page.get_by_placeholder("random").fill(seed)
+        ask(page, "a tiny dog")
+        page.get_by_text(re.compile(rf"seed must be a whole number .*, got '?{re.escape(seed)}")).wait_for()
+    page.get_by_placeholder("random").fill("")
+    ask(page, "a tiny dog")
+    assert len(wait_for_gallery(page, 1)) == 1
+
+
+@pytest.mark.browser
+def test_model_cards_are_on_the_page(page: "Page", address: str, emoji: dalle_mini.Pipeline) -> None:
+    page.goto(address)
+    shown = page.locator("#card")
+    shown.get_by_text("general-purpose image compressor").wait_for()
+    links = [link.get_attribute("href") or "" for link in shown.get_by_role("link").all()]
+    for wanted in CARD_LINKS:
+        assert any(wanted in link for link in links), wanted
+    assert "Noto Color Emoji" in shown.inner_text(), "the loaded model's own card"
+    assert shown.locator("img").count() == 0
+
+
+@pytest.mark.browser
+def test_page_fits_a_frame_360_pixels_wide(phone: "Page", address: str, requested_hosts: set[str]) -> None:
+    phone.set_content(f'<body style="margin: 0"><iframe src="{address}" width="360" height="780" style="border: 0">')
+    frame = phone.frame_locator("iframe")
+    set_candidates(frame, 3)
+    ask(frame, "a red apple on a blue background")
+    assert len(wait_for_gallery(frame, 3)) == 3
+    width = "document.documentElement.scrollWidth"
+    assert phone.frames[1].evaluate(width) == 360
+    columns = (
+        "getComputedStyle(document.querySelector('#gallery .grid-container')).gridTemplateColumns.split(' ').length"
+    )
+    assert phone.frames[1].evaluate(columns) == 2
+    assert requested_hosts == {"127.0.0.1"}
+
+
+@pytest.mark.browser
+def test_blog_post_with_the_app_embedded_works(phone: "Page", address: str) -> None:
+    post = (app.ASSETS / "embed.html").read_text(encoding="utf-8")
+    phone.set_content(post.replace("http://127.0.0.1:7860/", address))
+    phone.frame_locator("iframe").get_by_role("button", name="Draw").wait_for()
+    assert phone.evaluate("document.documentElement.scrollWidth") == 360

@@ -1,0 +1,167 @@
+"""The command line: bad input in one line, files where they are expected, the same pictures as from Python."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dalle_mini.__main__ import main
+from dalle_mini.gallery import read_metadata
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command leaves on standard error."""
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    return told.err.strip()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "setting"),
+    [
+        ("--candidates", "0", "num_candidates"),
+        ("--candidates", "17", "num_candidates"),
+        ("--candidates", "2.5", "num_candidates"),
+        ("--candidates", "nan", "num_candidates"),
+        ("--candidates", "many", "num_candidates"),
+        ("--seed", "-1", "seed"),
+        ("--seed", "4294967296", "seed"),
+        ("--condition-scale", "-1", "condition_scale"),
+        ("--condition-scale", "inf", "condition_scale"),
+        ("--temperature", "0", "temperature"),
+        ("--top-k", "-1", "top_k"),
+        ("--top-p", "0", "top_p"),
+        ("--top-p", "1.5", "top_p"),
+    ],
+)
+def test_bad_setting_is_named_with_rule_and_value(
+    option: str, value: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    line = refusal(["generate", "a cat", option, value, "--out", str(out)], capsys)
+    assert line.startswith(f"error: {setting} must be ")
+    assert value in line.rpartition("got ")[2]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["generate"], "error: prompt must be given, as PROMPT or with --prompts-file, got none"),
+        (["generate", ""], "error: prompt must not be empty, got ''"),
+        (["generate", "a cat", "  "], "error: prompt must not be empty, got '  '"),
+        (["generate", "a cat", "--bogus"], "error: No such option: --bogus"),
+        (["generate", "a cat", "--seed"], "error: Option '--seed' requires an argument."),
+        (["paint"], "error: No such command 'paint'."),
+    ],
+)
+def test_bad_command_is_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]):
+    assert refusal(arguments, capsys) == line
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00bad"], ids=["missing", "not text"])
+def test_unreadable_prompts_file_is_named(content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "prompts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    line = refusal(["generate", "--prompts-file", str(path)], capsys)
+    assert line == f"error: prompts-file must be a text file in UTF-8 that can be read, got '{path}'"
+
+
+def test_out_that_is_a_file_is_named_before_anything_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "out").write_text("mine")
+    line = refusal(["generate", "a cat", "--out", str(tmp_path / "out")], capsys)
+    assert line == f"error: out must be a folder that can be written, got '{tmp_path / 'out'}'"
+
+
+def test_model_that_is_nowhere_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    nowhere = str(tmp_path / "nowhere")
+    assert "nowhere" in refusal(["generate", "a cat", "--model", nowhere, "--out", str(tmp_path / "out")], capsys)
+
+
+@pytest.mark.parametrize("content", [None, b"not a picture"], ids=["missing", "text"])
+def test_picture_that_cannot_be_read_is_named(
+    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "photo.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    line = refusal(["reconstruct", str(path), "--out", str(tmp_path / "out.png")], capsys)
+    assert line == f"error: picture must be an image that can be read, got '{path}'"
+
+
+def test_a_bad_command_ends_with_exit_code_2_and_no_traceback():
+    command = [sys.executable, "-m", "dalle_mini", "generate", "a cat", "--candidates", "17"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr == "error: num_candidates must be a whole number from 1 to 16, got 17\n"
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; from dalle_mini.__main__ import main; code = main(['generate', '--help'])\n"
+        "assert not {'jax', 'torch', 'gradio', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "--condition-scale" in run.stdout
+
+
+def test_one_prompt_gives_the_pictures_that_python_gives(emoji, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert main(["generate", "a cat", "--candidates", "3", "--seed", "7", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"'a cat': 3 in {out}, best score ")
+    assert ", seed 7, " in told
+    for path in emoji.generate("a cat", num_candidates=3, seed=7).save(tmp_path / "python"):
+        assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+    assert {path.name for path in out.iterdir()} == {"01.png", "02.png", "03.png", "grid.png", "scores.json"}
+
+
+def test_several_prompts_get_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prompts = ["a pizza", "🐈 left of a pizza", "‏قطة\x1b[31m", "a cat " * 2000]
+    (tmp_path / "prompts.txt").write_text("\n\n".join(prompts[1:]) + "\n", encoding="utf-8")
+    arguments = ["generate", prompts[0], "--prompts-file", str(tmp_path / "prompts.txt"), "--candidates", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(prompts)
+    assert "cut" in lines[3]  # and said so
+    folders = sorted((tmp_path / "out").iterdir())
+    assert [folder.name[:4] for folder in folders] == ["001-", "002-", "003-", "004-"]
+    assert folders[0].name == "001-a-pizza"
+    for folder, prompt in zip(folders, prompts, strict=True):
+        assert read_metadata(folder / "01.png")["prompt"] == prompt.strip()
+        assert [row["rank"] for row in json.loads((folder / "scores.json").read_text())] == [1]
+
+
+def test_no_rerank_draws_without_torch(tmp_path: Path):
+    out = tmp_path / "out"
+    script = (
+        "import sys; from dalle_mini.__main__ import main\n"
+        f"code = main(['generate', 'a cat', '--candidates', '2', '--no-rerank', '--out', {str(out)!r}])\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(code)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert ", not ranked, " in run.stdout
+    assert [row["candidate"] for row in json.loads((out / "scores.json").read_text())] == [0, 1]
+    assert "score" not in read_metadata(out / "01.png")
+
+
+def test_reconstruction_stands_beside_the_picture(emoji, tmp_path: Path):
+    photo = Image.new("RGB", (300, 200), "red")
+    photo.save(tmp_path / "photo.png")
+    assert main(["reconstruct", str(tmp_path / "photo.png"), "--out", str(tmp_path / "both.png")]) == 0
+    with Image.open(tmp_path / "both.png") as both:
+        assert both.height == emoji.resolution
+        assert both.width > 2 * emoji.resolution - 1
+        red, green, blue = both.convert("RGB").getpixel((both.width - both.height // 2, both.height // 2))
+    assert red > 150 > max(green, blue) + 50

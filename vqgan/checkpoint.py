@@ -1,0 +1,149 @@
+"""Reading and writing parameter files: the published msgpack and Lightning layouts, and our safetensors.
+
+Contract: a file becomes a nested dict of numpy arrays, or one `CheckpointError` that names it. Nothing is unpickled
+(torch files are read with `weights_only=True`). Folders come from the disk or from the Hugging Face hub.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization, traverse_util
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save_file
+
+Params = dict[str, Any]
+SAFETENSORS, MSGPACK = "model.safetensors", "flax_model.msgpack"
+
+
+class CheckpointError(Exception):
+    """A model folder or one of its files cannot be used; the message names it and says why."""
+
+
+def resolve(location: str | Path, patterns: Sequence[str]) -> Path:
+    """The local folder of a model: a folder as it is, or a hub id `owner/name[@revision]`, downloaded once.
+
+    Downloads show their progress, resume, and are used offline afterwards. Raises `CheckpointError`.
+    """
+    if Path(location).is_dir():
+        return Path(location)
+    repo, _, revision = str(location).partition("@")
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(patterns)))
+    except HFValidationError:
+        raise CheckpointError(
+            f"model must be a preset, a folder or a hub id like owner/name, got {str(location)!r}"
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{location} is neither a folder nor available from the hub: {reason}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} must be a readable JSON file: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def read_params(folder: Path) -> Params:
+    """The parameter tree of a model folder: `model.safetensors` if it is there, else `flax_model.msgpack`."""
+    for name, read in ((SAFETENSORS, read_safetensors), (MSGPACK, read_msgpack)):
+        if (folder / name).exists():
+            return read(folder / name)
+    raise CheckpointError(f"{folder} must hold {SAFETENSORS} or {MSGPACK}")
+
+
+def read_safetensors(path: Path) -> Params:
+    """A safetensors file whose names are tree paths joined by '/'."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} must be a whole safetensors file: {error}") from None
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def read_msgpack(path: Path) -> Params:
+    """A file written by flax's `to_bytes`, as the published checkpoints are."""
+    try:
+        tree = serialization.msgpack_restore(path.read_bytes())
+    except (ValueError, TypeError, KeyError, EOFError, OSError, OverflowError) as error:
+        raise CheckpointError(f"{path} must be a whole flax msgpack file: {error}") from None
+    except Exception as error:  # msgpack's own errors share no base class below Exception
+        if type(error).__module__.partition(".")[0] != "msgpack":
+            raise
+        raise CheckpointError(f"{path} must be a whole flax msgpack file: {error}") from None
+    leaves = jax.tree.leaves(tree)
+    if not isinstance(tree, dict) or not leaves or not all(isinstance(x, np.ndarray) for x in leaves):
+        raise CheckpointError(f"{path} must hold a tree of arrays")
+    return tree
+
+
+def write_safetensors(params: Mapping[str, Any], path: Path, *, dtype: Any) -> None:
+    """Write a tree with its floats as `dtype`; the file appears whole or not at all."""
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    arrays = {name: np.asarray(value).astype(dtype) for name, value in sorted(flat.items())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: jax.numpy.asarray(value) for name, value in arrays.items()}, str(partial))
+    partial.replace(path)
+
+
+def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], source: object = "the checkpoint") -> None:
+    """Raise `CheckpointError` listing what `source` misses (-), has too much (+) or has in another shape."""
+    got = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(params), sep="/").items()}
+    want = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(expected), sep="/").items()}
+    lines = [f"- {path} {want[path]}" for path in sorted(want.keys() - got.keys())]
+    lines += [f"+ {path} {got[path]}" for path in sorted(got.keys() - want.keys())]
+    lines += [
+        f"! {path} must have shape {want[path]}, got {got[path]}"
+        for path in sorted(want.keys() & got.keys())
+        if want[path] != got[path]
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{source} does not fit its config.json (- missing, + unexpected, ! other shape):\n"
+            + "\n".join(lines)
+        )
+
+
+def read_lightning(path: Path) -> Params:
+    """A taming-transformers `.ckpt` (torch, read with `weights_only=True`) as the published tree."""
+    import torch  # only this format needs it
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged or unsafe file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path} must be a torch checkpoint of plain tensors: {reason}") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} must hold a state_dict of tensors")
+    return from_compvis({name: value.float().numpy() for name, value in state.items()})
+
+
+def from_compvis(state: Mapping[str, np.ndarray]) -> Params:
+    """A flat CompVis state dict (OIHW kernels, dotted names) as the published tree; `loss.*` is dropped."""
+    flat = {}
+    for name, value in state.items():
+        if name.startswith("loss."):
+            continue
+        path = re.sub(r"\b(down|up|block|attn)\.(\d+)", r"\1_\2", name)
+        if value.ndim == 4:
+            path, value = path.removesuffix("weight") + "kernel", value.transpose(2, 3, 1, 0)  # HWIO
+        elif path == "quantize.embedding.weight":
+            path = "quantize.embedding.embedding"
+        else:
+            path = re.sub(r"weight$", "scale", path)
+        flat[path.replace(".", "/")] = value
+    return traverse_util.unflatten_dict(flat, sep="/")
