@@ -37,3 +37,12 @@ bench: .venv/runtime.stamp
 .venv/dev.stamp: requirements-dev.txt .venv/runtime.stamp
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+# About three hours on two cores. Each command goes on where it was stopped; the embedded model's card says what came of it.
+emoji-model: .venv/runtime.stamp
+	$(BIN)/python -m dalle_mini train vqgan --run runs/emoji
+	$(BIN)/python -m dalle_mini train dalle --run runs/emoji
+	$(BIN)/python -m dalle_mini train clip --run runs/emoji
+	cp runs/emoji/model/vqgan/* assets/models/emoji/vqgan/
+	cp runs/emoji/model/dalle/* assets/models/emoji/dalle/
+	cp runs/emoji/model/clip/* assets/models/emoji/clip/

@@ -1,9 +1,9 @@
 """DALL·E mini: text to a ranked gallery.
 
-    import dalle_mini
-    pipeline = dalle_mini.load("emoji")
-    gallery = pipeline.generate("a cat left of a pizza", num_candidates=9, seed=7)
-    gallery.save("out/")
+import dalle_mini
+pipeline = dalle_mini.load("emoji")
+gallery = pipeline.generate("a cat left of a pizza", num_candidates=9, seed=7)
+gallery.save("out/")
 """
 
 from typing import TYPE_CHECKING, Any

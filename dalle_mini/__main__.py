@@ -5,6 +5,7 @@ that names the setting, the rule and the value. Defaults are the loaded model's 
 Nothing heavy is imported before a command runs, so that --help is quick.
 """
 
+import json
 import runpy
 import sys
 from collections.abc import Sequence
@@ -113,6 +114,60 @@ def reconstruct(
         pipeline.close()
     contact_sheet([square, rebuilt]).save(out, format="PNG")
     typer.echo(f"{picture}: {codes.size} codes, shown in {out}")
+
+
+train = typer.Typer(help="Train the networks of the embedded model; a stopped run goes on where it was.")
+app.add_typer(train, name="train")
+Run = Annotated[Path, typer.Option(help="Folder for checkpoints, metrics, sample sheets and the finished model.")]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps; the recipe's own when left out.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of the data and the parameters.", min=0)]
+
+
+@train.command("vqgan")
+def train_vqgan(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
+    """Pictures to codes and back: the first to train."""
+    from dalle_mini.training import embedded
+
+    embedded.train_vqgan(run, steps=steps or embedded.VQGAN_STEPS, seed=seed)
+
+
+@train.command("dalle")
+def train_dalle(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
+    """Captions to codes, with the codes of the run's VQGAN."""
+    from dalle_mini.training import embedded
+
+    embedded.train_dalle(run, steps=steps or embedded.DALLE_STEPS, seed=seed)
+
+
+@train.command("clip")
+def train_clip(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
+    """Pictures and captions to one space, with the tokenizer of the run's text-to-code model."""
+    from dalle_mini.training import embedded
+
+    embedded.train_clip(run, steps=steps or embedded.CLIP_STEPS, seed=seed)
+
+
+@app.command()
+def evaluate(
+    model: Model = "emoji",
+    captions: Annotated[int, typer.Option(help="Held-out captions to draw.", min=1)] = 200,
+    condition_scale: Annotated[Any, _setting("How closely to follow the prompt.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.json and sheet.png.")] = Path("out"),
+) -> None:
+    """Judge a model of the emoji world on captions that its training never saw, without CLIP's opinion."""
+    settings = {} if condition_scale is None else {"condition_scale": condition_scale}
+    SamplingParams(**settings)
+    _make_folder(out)
+
+    import dalle_mini
+    from dalle_mini.training.evaluate import evaluate
+
+    with dalle_mini.load(model) as pipeline:
+        report, sheet = evaluate(pipeline, captions=captions, **settings)
+    text = json.dumps(report, indent=2)
+    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+    sheet.save(out / "sheet.png")
+    typer.echo(text)
 
 
 @app.command()

@@ -5,8 +5,9 @@ state donated). A slot draws one candidate; every slot has its own text, positio
 them arrays, so that nothing recompiles when a knob moves. The conditional and the unconditional row of a slot are two
 neighbouring rows of one batch.
 
-    DecodeState   cross, cache: as in model.py with B = 2 * slots: rows 2s and 2s+1 are slot s with and without its prompt
-                  codes [slots], positions [slots]: the last code and how many were drawn; rngs [slots]; sampling
+    DecodeState   cross, cache          as in model.py, B = 2 S: rows 2s and 2s+1 are slot s with and without its prompt
+                  codes, positions [S]  the last code drawn, and how many were
+                  rngs [S], sampling    see candidate_rng and SlotSampling
 
 Letters: as in model.py; S slots.
 """
@@ -64,9 +65,7 @@ def empty_state(config: ModelConfig, slots: int) -> DecodeState:
         codes=jnp.full(slots, config.bos_code, jnp.int32),
         positions=jnp.zeros(slots, jnp.int32),
         rngs=jax.vmap(jax.random.key)(jnp.zeros(slots, jnp.uint32)),
-        sampling=SlotSampling(
-            jnp.ones(slots), jnp.ones(slots), jnp.zeros(slots, jnp.int32), jnp.ones(slots)
-        ),
+        sampling=SlotSampling(jnp.ones(slots), jnp.ones(slots), jnp.zeros(slots, jnp.int32), jnp.ones(slots)),
     )
 
 

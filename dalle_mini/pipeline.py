@@ -11,11 +11,11 @@ A `Pipeline` may be shared by threads; requests are worked off one after another
 """
 
 import dataclasses
-import logging
+import os
 import secrets
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -37,7 +37,6 @@ from vqgan.checkpoint import CheckpointError
 if TYPE_CHECKING:
     from clip_rerank import Reranker
 
-logger = logging.getLogger(__name__)
 UNDRAWN = 128  # the grey of what is not drawn yet
 COMPILED = Path.home() / ".cache" / "dalle_mini" / "compiled"
 
@@ -67,25 +66,25 @@ class Pipeline:
         assert isinstance(gallery, Gallery)
         return gallery
 
-    def stream(self, prompt: str, **settings: Any) -> Iterator[Preview | Gallery]:
+    def stream(self, prompt: str, **settings: Any) -> Generator[Preview | Gallery, None, None]:
         """As `generate`, with a preview after every row of the grid; the gallery comes last. Closing it stops it."""
         prompt, params = self._checked(prompt, settings)
         return self._walk(prompt, params)
 
-    def _walk(self, prompt: str, params: SamplingParams) -> Iterator[Preview | Gallery]:
+    def _walk(self, prompt: str, params: SamplingParams) -> Generator[Preview | Gallery, None, None]:
         with self._device:
             started = time.perf_counter()
             tokens = self.tokenizer.encode(prompt)  # [2, T]
             codes = yield from self._draw(tokens, params)  # [N, n]
             pixels = self.vqgan.decode(codes)  # [N, H, W, 3]
-            scores = self.reranker.score(prompt, pixels) if self.reranker else [None] * len(pixels)  # [N]
+            scores = self.reranker.score(prompt, pixels).tolist() if self.reranker else [None] * len(pixels)  # [N]
             images = [Image.fromarray(picture) for picture in pixels]
             candidates = [
                 Candidate(
                     image=images[i],
                     codes=codes[i],
                     index=i,
-                    score=None if scores[i] is None else float(scores[i]),
+                    score=scores[i],
                     prompt=prompt,
                     params=params,
                     model=self.name,
@@ -181,7 +180,7 @@ def load(model: str | Path = "emoji", *, rerank: bool = True) -> Pipeline:
 
     Compiled programs are kept on disk for the next start. Raises `CheckpointError`.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(COMPILED))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     preset = presets.find(model)

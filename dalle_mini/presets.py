@@ -14,7 +14,6 @@ PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 PUBLISHED_CLIP = "ViT-B-32/laion2b_s34b_b79k"  # open_clip's name and tag
 EMBEDDED = Path(__file__).parents[1] / "assets" / "models" / "emoji"
 FILES = ("*.json", "*.safetensors", "*.msgpack", "*.txt", "README.md")
-PARTS = ("dalle", "vqgan", "clip")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,7 @@ class Preset:
     """Folders or hub ids (for CLIP also open_clip's MODEL/TAG) and the name that galleries carry."""
 
     name: str
-    dalle: str | Path
+    dalle: Path
     vqgan: str | Path
     clip: str | Path
     card: Path | None = None  # a model card in Markdown
@@ -37,7 +36,6 @@ def find(model: str | Path) -> Preset:
     folder = resolve(location, FILES)
     name = str(model) if model in ("emoji", *SHELF) else Path(str(location)).name
     card = folder / "README.md"
-    dalle, vqgan, clip = (folder / part for part in PARTS)
-    if not dalle.is_dir():
-        dalle, vqgan, clip = folder, PUBLISHED_VQGAN, PUBLISHED_CLIP
+    parts = [folder / part for part in ("dalle", "vqgan", "clip")]
+    dalle, vqgan, clip = parts if parts[0].is_dir() else (folder, PUBLISHED_VQGAN, PUBLISHED_CLIP)
     return Preset(name=name, dalle=dalle, vqgan=vqgan, clip=clip, card=card if card.exists() else None)

@@ -43,9 +43,7 @@ class VQGAN:
         """uint8 pictures, square and `config.resolution` wide, to int32 codes in [0, n_embed)."""
         side = self.config.resolution
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
-            raise ValueError(
-                f"pixels must be uint8 of shape [B, {side}, {side}, 3], got {pixels.dtype} {pixels.shape}"
-            )
+            raise ValueError(f"pixels must be uint8 of shape [B, {side}, {side}, 3], got {pixels.dtype} {pixels.shape}")
         return _in_buckets(partial(_encode, self.params, config=self.config), pixels)
 
     def decode(self, codes: Int[np.ndarray, "B N"]) -> UInt8[np.ndarray, "B H W 3"]:
@@ -74,7 +72,7 @@ def _one_by_one(one: Callable[[jax.Array], jax.Array], rows: jax.Array, count: j
 
 
 @partial(jax.jit, static_argnames="config")
-def _encode(params: model.Params, pixels: jax.Array, count: int, *, config: VQGANConfig) -> jax.Array:
+def _encode(params: model.Params, pixels: jax.Array, count: jax.Array, *, config: VQGANConfig) -> jax.Array:
     def one(picture: jax.Array) -> jax.Array:
         return model.encode(params, config, picture[None].astype(jnp.float32) / 255)[0]
 
@@ -82,7 +80,7 @@ def _encode(params: model.Params, pixels: jax.Array, count: int, *, config: VQGA
 
 
 @partial(jax.jit, static_argnames="config")
-def _decode(params: model.Params, codes: jax.Array, count: int, *, config: VQGANConfig) -> jax.Array:
+def _decode(params: model.Params, codes: jax.Array, count: jax.Array, *, config: VQGANConfig) -> jax.Array:
     def one(grid: jax.Array) -> jax.Array:
         # Truncated, not rounded, as the published notebook does.
         return (model.decode(params, config, grid[None])[0].clip(0, 1) * 255).astype(jnp.uint8)

@@ -112,8 +112,7 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], source:
     ]
     if lines:
         raise CheckpointError(
-            f"{source} does not fit its config.json (- missing, + unexpected, ! other shape):\n"
-            + "\n".join(lines)
+            f"{source} does not fit its config.json (- missing, + unexpected, ! other shape):\n" + "\n".join(lines)
         )
 
 

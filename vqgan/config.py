@@ -59,7 +59,7 @@ class VQGANConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From the entries of a `config.json`; entries that do not change the network are ignored."""
         fields = {f.name for f in dataclasses.fields(cls)}
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields}
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields}
         return cls(**known)
 
     @classmethod

@@ -46,19 +46,20 @@ class Engine:
 
     def prefill(self, prompt: TokenizedPrompt) -> CrossKV:
         """The text's part of the work, done once however many candidates follow."""
-        return self._prefill(self.params, tokens=prompt.tokens, mask=prompt.mask)
+        return self._prefill(self.params, tokens=jnp.asarray(prompt.tokens), mask=jnp.asarray(prompt.mask))
 
     def insert(self, prefix: CrossKV, params: SamplingParams, *, candidate: int) -> int:
         """Start a candidate in a free slot and return the slot. `params.seed` must be set."""
+        assert params.seed is not None, "the pipeline draws a seed before it draws a picture"
         slot = self._free.pop()
         sampling = decode.SlotSampling(
-            np.float32(params.condition_scale),
-            np.float32(params.temperature),
-            np.int32(params.top_k),
-            np.float32(params.top_p),
+            condition_scale=jnp.float32(params.condition_scale),
+            temperature=jnp.float32(params.temperature),
+            top_k=jnp.int32(params.top_k),
+            top_p=jnp.float32(params.top_p),
         )
-        rng = self._rng(np.uint32(params.seed), np.uint32(candidate))
-        self._state = self._insert(self._state, np.int32(slot), prefix, rng, sampling)
+        rng = self._rng(jnp.uint32(params.seed), jnp.uint32(candidate))
+        self._state = self._insert(self._state, jnp.int32(slot), prefix, rng, sampling)
         self._rows[slot] = []
         return slot
 

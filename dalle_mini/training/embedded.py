@@ -4,6 +4,7 @@ Contract: each function trains one network from scratch, or on from its newest c
 run directory, and writes the part of the model folder that `dalle_mini.load` reads. Sizes are for two CPU cores.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,20 @@ VQGAN_SIZES = VQGANConfig(
 OBJECTS_PER_BATCH = 5  # few, so that a batch shows the same squares in many surroundings
 
 
+VQGAN_STEPS, DALLE_STEPS, CLIP_STEPS = 2500, 6000, 1000
 TEXT_LENGTH = 32
 VOCABULARY = 1024
 EXAMPLES = 80_000
 
 
-def train_vqgan(run: Path, *, steps: int = 3200, seed: int = 0) -> None:
+def train_vqgan(run: Path, *, steps: int = VQGAN_STEPS, seed: int = 0) -> None:
     """Pictures to codes and back."""
     world = World(VQGAN_SIZES.resolution)
-    config = VQGANTrainConfig(steps=steps, seed=seed)
+    config = VQGANTrainConfig(steps=steps, warmup_steps=min(50, steps // 2), seed=seed)
 
     def pictures(step: int) -> np.ndarray:
         rng = np.random.default_rng((seed, step))
-        names = rng.choice(NAMES, OBJECTS_PER_BATCH, replace=False)
+        names = rng.choice(NAMES, OBJECTS_PER_BATCH, replace=False).tolist()
         return np.stack([world.paint(world.draw(rng, names)) for _ in range(config.batch_size)])
 
     rng = np.random.default_rng(seed)
@@ -60,15 +62,22 @@ def train_vqgan(run: Path, *, steps: int = 3200, seed: int = 0) -> None:
     vqgan.save(run / "model" / "vqgan", VQGAN_SIZES, params)
 
 
+def train_tokenizer(run: Path) -> tokenizer.Tokenizer:
+    """The byte-level BPE of the world's captions, made once for the text-to-code model and CLIP."""
+    folder = run / "model" / "dalle"
+    if not (folder / "tokenizer.json").exists():
+        world, rng = World(VQGAN_SIZES.resolution), np.random.default_rng(0)
+        captions = [world.draw(rng).caption for _ in range(20_000)]
+        tokenizer.train(captions, folder, vocab_size=VOCABULARY, max_text_length=TEXT_LENGTH)
+    return tokenizer.Tokenizer.load(folder, max_text_length=TEXT_LENGTH, normalize=True)
+
+
 def _examples(run: Path, count: int, *, held: bool, seed: int) -> Examples:
     """Captions as tokens and pictures as codes, made once and kept in `run`."""
     file = run / ("codes-held-out.npz" if held else "codes.npz")
-    folder = run / "model" / "dalle"
     world = World(VQGAN_SIZES.resolution)
     rng = np.random.default_rng((seed, held))
     scenes = [world.draw(rng, held=held) for _ in range(count)]
-    if not held:
-        tokenizer.train([scene.caption for scene in scenes], folder, vocab_size=VOCABULARY, max_text_length=TEXT_LENGTH)
     if not file.exists():
         painter = vqgan.load(run / "model" / "vqgan")
         parts = [
@@ -76,19 +85,19 @@ def _examples(run: Path, count: int, *, held: bool, seed: int) -> Examples:
             for i in tqdm(range(0, count, 16), unit_scale=16, unit="picture", desc=file.stem)
         ]
         np.savez(file, codes=np.concatenate(parts).astype(np.uint16))
-    reader = tokenizer.Tokenizer.load(folder, max_text_length=TEXT_LENGTH, normalize=True)
+    reader = train_tokenizer(run)
     tokens, mask = reader.encode_batch([scene.caption for scene in scenes])
     empty = reader.encode_batch([""])
     codes = np.load(file)["codes"].astype(np.int32)
     return Examples(tokens, mask, codes, (empty[0][0], empty[1][0]))
 
 
-def train_dalle(run: Path, *, steps: int = 6000, examples: int = EXAMPLES, seed: int = 0) -> None:
+def train_dalle(run: Path, *, steps: int = DALLE_STEPS, examples: int = EXAMPLES, seed: int = 0) -> None:
     """Captions to codes, on the codes of the VQGAN that `train_vqgan` left in `run`."""
     data = _examples(run, examples, held=False, seed=seed)
     held_out = _examples(run, 512, held=True, seed=seed)
     folder = run / "model" / "dalle"
-    reader = tokenizer.Tokenizer.load(folder, max_text_length=TEXT_LENGTH, normalize=True)
+    reader = train_tokenizer(run)
     sizes = ModelConfig(
         encoder_vocab_size=reader.vocab_size,
         image_vocab_size=VQGAN_SIZES.n_embed,
@@ -133,22 +142,24 @@ def train_dalle(run: Path, *, steps: int = 6000, examples: int = EXAMPLES, seed:
     save_model(folder, sizes, params, dtype="float16")
 
 
-def train_clip(run: Path, *, steps: int = 1000, batch_size: int = 128, seed: int = 0) -> None:
+def train_clip(run: Path, *, steps: int = CLIP_STEPS, batch_size: int = 128, seed: int = 0) -> None:
     """Pictures and captions to one space. Half of a batch are hard negatives: the same scene but for one thing."""
     from clip_rerank.train import ClipTrainConfig
     from clip_rerank.train import train_clip as fit_clip
 
     world = World(VQGAN_SIZES.resolution)
+    train_tokenizer(run)
 
     def batches(step: int) -> tuple[np.ndarray, list[str]]:
         rng = np.random.default_rng((seed, step))
         scenes: list[Scene] = []
         while len(scenes) < batch_size:
             # Few objects in a stretch of the batch, so that relation, number, size and background have to tell.
-            names = rng.choice(NAMES, 4, replace=False)
+            names = rng.choice(NAMES, 4, replace=False).tolist()
             scenes += [world.draw(rng, names) for _ in range(8)]
         scenes = scenes[:batch_size]
         return np.stack([world.paint(scene) for scene in scenes]), [scene.caption for scene in scenes]
 
     config = ClipTrainConfig(steps=steps, warmup_steps=min(100, steps // 10), seed=seed)
-    fit_clip(config, batches, tokenizer_folder=run / "model" / "dalle", out=run / "clip")
+    folder = fit_clip(config, batches, tokenizer_folder=run / "model" / "dalle", out=run / "clip")
+    shutil.copytree(folder, run / "model" / "clip", dirs_exist_ok=True)

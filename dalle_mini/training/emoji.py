@@ -33,9 +33,10 @@ OBJECTS: dict[str, tuple[str, ...]] = {
     "hamburger": ("🍔", "burger"), "donut": ("🍩", "doughnut"), "cookie": ("🍪",), "cake": ("🎂", "birthday cake"),
     "ice cream": ("🍦",), "car": ("🚗", "red car"), "bus": ("🚌",), "rocket": ("🚀",), "sailboat": ("⛵", "boat"),
     "sun": ("🌞",), "moon": ("🌙", "crescent moon"), "star": ("⭐",), "cloud": ("☁️",), "rainbow": ("🌈",),
-    "snowman": ("⛄",), "tree": ("🌳",), "cactus": ("🌵",), "sunflower": ("🌻",), "rose": ("🌹",), "fire": ("🔥", "flame"),
-    "house": ("🏠", "home"), "robot": ("🤖",), "ghost": ("👻",), "alien": ("👽",), "heart": ("❤️", "red heart"),
-    "balloon": ("🎈",), "gift": ("🎁", "present"), "guitar": ("🎸",), "pumpkin": ("🎃",), "crown": ("👑",),
+    "snowman": ("⛄",), "tree": ("🌳",), "cactus": ("🌵",), "sunflower": ("🌻",), "rose": ("🌹",),
+    "fire": ("🔥", "flame"), "house": ("🏠", "home"), "robot": ("🤖",), "ghost": ("👻",), "alien": ("👽",),
+    "heart": ("❤️", "red heart"), "balloon": ("🎈",), "gift": ("🎁", "present"), "guitar": ("🎸",), "pumpkin": ("🎃",),
+    "crown": ("👑",),
 }  # fmt: skip
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
@@ -147,7 +148,7 @@ class World:
             size = int(rng.choice([SMALL, NORMAL, HUGE], p=[0.2, 0.6, 0.2]))
             name = str(rng.choice(names))
             corner = (GRID - size) // 2
-            sprites = (Sprite(name=name, size=size, row=corner, column=corner),)
+            sprites: tuple[Sprite, ...] = (Sprite(name=name, size=size, row=corner, column=corner),)
             words = " ".join(filter(None, (str(rng.choice(SIZE_WORDS[size])), self._say(rng, name))))
             text = _article(words) if rng.random() < 0.8 else words
         elif kind == "count":
@@ -164,9 +165,7 @@ class World:
         text = f"{rng.choice(PREFIXES)} {text}".strip()
         if named:
             text += " " + str(rng.choice(BACKGROUND_PHRASES)).format(background)
-        return Scene(
-            kind=str(kind), sprites=sprites, background=background, caption=text, names_background=named
-        )
+        return Scene(kind=str(kind), sprites=sprites, background=background, caption=text, names_background=named)
 
     @staticmethod
     def _say(rng: np.random.Generator, name: str) -> str:
@@ -213,7 +212,7 @@ class World:
         """The picture, uint8 [resolution, resolution, 3]."""
         cell = self.resolution // GRID
         shape = (self.resolution, self.resolution, 3)
-        pixels = np.broadcast_to(np.float32(BACKGROUNDS[scene.background]) / 255, shape).copy()
+        pixels = np.broadcast_to(np.array(BACKGROUNDS[scene.background], np.float32) / 255, shape).copy()
         for sprite in scene.sprites:
             drawn = self.sprites[sprite.name, sprite.size]
             top, left, side = sprite.row * cell, sprite.column * cell, drawn.shape[0]
