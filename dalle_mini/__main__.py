@@ -131,6 +131,14 @@ def train_vqgan(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed =
     embedded.train_vqgan(run, steps=steps or embedded.VQGAN_STEPS, seed=seed)
 
 
+@train.command("decoder")
+def train_decoder(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
+    """The run's VQGAN paints better, from the same codes: any time after vqgan."""
+    from dalle_mini.training import embedded
+
+    embedded.train_decoder(run, steps=steps or embedded.DECODER_STEPS, seed=seed)
+
+
 @train.command("dalle")
 def train_dalle(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
     """Captions to codes, with the codes of the run's VQGAN."""

@@ -11,7 +11,6 @@ A `Pipeline` may be shared by threads; requests are worked off one after another
 """
 
 import dataclasses
-import os
 import secrets
 import threading
 import time
@@ -25,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 import vqgan
-from dalle_mini import presets
+from dalle_mini import device, presets
 from dalle_mini.checkpoint import load_params
 from dalle_mini.config import MAX_SEED, ModelConfig, SamplingParams
 from dalle_mini.gallery import Candidate, Gallery, Preview
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from clip_rerank import Reranker
 
 UNDRAWN = 128  # the grey of what is not drawn yet
-COMPILED = Path.home() / ".cache" / "dalle_mini" / "compiled"
 
 
 class Pipeline:
@@ -98,9 +96,11 @@ class Pipeline:
         """Codes [N, n] of all candidates, row by row."""
         engine, config = self.engine, self.engine.config
         engine.reserve(params.num_candidates)
-        prefix = engine.prefill(tokens)
-        slots = [engine.insert(prefix, params, candidate=i) for i in range(params.num_candidates)]
+        slots: list[int] = []
         try:
+            prefix = engine.prefill(tokens)
+            for i in range(params.num_candidates):
+                slots.append(engine.insert(prefix, params, candidate=i))
             images = [self._blank()] * len(slots)
             preview_seconds = 0.0
             for row in range(1, config.side + 1):
@@ -130,12 +130,13 @@ class Pipeline:
         return Image.new("RGB", (self.resolution, self.resolution), (UNDRAWN,) * 3)
 
     def _checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams]:
-        if not isinstance(prompt, str) or not any(c.isprintable() and not c.isspace() for c in prompt):
+        readable = without_surrogates(prompt) if isinstance(prompt, str) else ""
+        if not any(c.isprintable() and not c.isspace() for c in readable):
             raise ValueError(f"prompt must not be empty, got {prompt!r}")
         params = dataclasses.replace(self.defaults, **settings)
         if params.seed is None:
             params = dataclasses.replace(params, seed=secrets.randbelow(MAX_SEED + 1))
-        return without_surrogates(prompt), params
+        return readable, params
 
     def _notes(self, tokens: TokenizedPrompt) -> list[str]:
         if not tokens.truncated:
@@ -161,8 +162,8 @@ class Pipeline:
     @property
     def device(self) -> str:
         """What draws, in words."""
-        device = jax.devices()[0]
-        return "CPU" if device.platform == "cpu" else f"{device.platform.upper()} ({device.device_kind})"
+        first = jax.devices()[0]
+        return "CPU" if first.platform == "cpu" else f"{first.platform.upper()} ({first.device_kind})"
 
     def close(self) -> None:
         """Give back the memory of the device."""
@@ -180,9 +181,7 @@ def load(model: str | Path = "emoji", *, rerank: bool = True) -> Pipeline:
 
     Compiled programs are kept on disk for the next start. Raises `CheckpointError`.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    device.set_up()
     preset = presets.find(model)
     with ThreadPoolExecutor(1) as pool:
         reranker = pool.submit(_load_reranker, preset.clip) if rerank else None  # torch takes seconds to import
@@ -216,4 +215,9 @@ def _load_dalle(folder: str | Path) -> tuple[ModelConfig, Tokenizer, Engine]:
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     tokenizer = Tokenizer.load(folder, max_text_length=config.max_text_length, normalize=config.normalize_text)
+    if tokenizer.vocab_size > config.encoder_vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer must know at most the model's {config.encoder_vocab_size} tokens, "
+            f"got {tokenizer.vocab_size}"
+        )
     return config, tokenizer, Engine(config, load_params(folder, config, dtype=config.param_dtype))

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import jaxtyping
 import pytest
 
+from dalle_mini import device
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -45,6 +47,7 @@ os.environ.update(
     JAX_COMPILATION_CACHE_DIR=str(ROOT / ".cache" / "jax"),
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
 )
+device.set_up()
 # Every shape that a signature of ours promises is checked.
 jaxtyping.install_import_hook(["dalle_mini", "vqgan", "clip_rerank"], "shapes.check")
 

@@ -1,5 +1,6 @@
 """Pictures to codes and back: `load` a VQGAN, then `encode` and `decode` uint8 pixels."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,8 @@ class VQGAN:
 
     def decode(self, codes: Int[np.ndarray, "B N"]) -> UInt8[np.ndarray, "B H W 3"]:
         """int32 codes in [0, n_embed), a square grid row by row, to uint8 pictures."""
+        if codes.ndim != 2 or math.isqrt(codes.shape[1]) ** 2 != codes.shape[1] or codes.dtype.kind not in "iu":
+            raise ValueError(f"codes must be ints of shape [B, a square number], got {codes.dtype} {codes.shape}")
         if codes.size and not 0 <= codes.min() <= codes.max() < self.config.n_embed:
             raise ValueError(f"codes must be in [0, {self.config.n_embed}), got {codes.min()}..{codes.max()}")
         return _in_buckets(partial(_decode, self.params, config=self.config), codes)

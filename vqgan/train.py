@@ -101,7 +101,7 @@ def _loss(params, target, cells, step, *, sizes: VQGANConfig, config: VQGANTrain
     # Relative to the variance of all latents: without this, one code for everything would satisfy the term.
     spread = within / (jnp.square(flat - flat.mean(0)[None]).sum(-1).mean() + 1e-3)
     start = config.consistency_start
-    consistency_weight = config.consistency_weight * jnp.maximum(0, step - start) / (config.steps - start)
+    consistency_weight = config.consistency_weight * jnp.maximum(0, step - start) / max(1, config.steps - start)
 
     loss = _reconstruction_loss(pixels, target, config)
     loss += jnp.where(continuous, 0, config.commitment_weight) * commitment + consistency_weight * spread
@@ -153,6 +153,11 @@ def _update_codebook(state: VQGANState, z: jax.Array, codes: jax.Array, weights:
     return _unit(sums), uses, sums
 
 
+def _schedule(config: VQGANTrainConfig) -> optax.Schedule:
+    warmup = min(config.warmup_steps, config.steps // 2)
+    return optax.warmup_cosine_decay_schedule(0, config.learning_rate, warmup, config.steps)
+
+
 def train(
     sizes: VQGANConfig,
     config: VQGANTrainConfig,
@@ -165,7 +170,7 @@ def train(
 
     `pictures(step)` gives uint8 [B, H, W, 3]; `held_out` uint8 pictures are redrawn on the sample sheets.
     """
-    schedule = optax.warmup_cosine_decay_schedule(0, config.learning_rate, config.warmup_steps, config.steps)
+    schedule = _schedule(config)
     # The codebook follows its moving averages, not the gradient.
     labels = {"quantize": "codebook"}
     optimiser = optax.multi_transform(
@@ -183,13 +188,58 @@ def train(
     def sheet(state: VQGANState) -> Image.Image:
         return comparison_sheet(state.params, sizes, held_out)
 
-    params = model.init_params(sizes, jax.random.key(config.seed))
+    params = jax.jit(partial(model.init_params, sizes))(jax.random.key(config.seed))
     codebook = _unit(jax.random.normal(jax.random.key(config.seed + 1), (sizes.n_embed, sizes.embed_dim)))
     params["quantize"]["embedding"]["embedding"] = codebook
     state = VQGANState(jnp.int32(0), params, optimiser.init(params), jnp.zeros(sizes.n_embed), jnp.zeros_like(codebook))
     loop = LoopConfig(out=out, steps=config.steps, examples_per_step=config.batch_size)
     state = fit(state, make_step(sizes, config, optimiser), batches, config=loop, sheet=sheet)
     return state.params
+
+
+class DecoderState(NamedTuple):
+    trained: dict[str, Any]  # post_quant_conv and decoder
+    opt_state: Any
+
+
+def train_decoder(
+    sizes: VQGANConfig,
+    config: VQGANTrainConfig,
+    params: dict[str, Any],
+    pictures: Callable[[int], np.ndarray],
+    *,
+    out: Path,
+    held_out: np.ndarray,
+) -> dict[str, Any]:
+    """Train the decoder of `params` on, for `config.steps` steps, while every picture keeps its codes.
+
+    What was learned from the codes, a text-to-code model above all, stays valid. Returns whole params.
+    """
+    names = ("decoder", "post_quant_conv")
+    fixed = {name: tree for name, tree in params.items() if name not in names}
+    schedule = _schedule(config)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, 0.9, 0.99))
+
+    def loss_of(trained: dict[str, Any], target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        codes = model.encode({**fixed, **trained}, sizes, target)
+        pixels = model.decode({**fixed, **trained}, sizes, codes)
+        return _reconstruction_loss(pixels, target, config), jnp.square(jnp.clip(pixels, 0, 1) - target).mean()
+
+    @partial(jax.jit, donate_argnums=0)
+    def step_fn(state: DecoderState, pixels: jax.Array) -> tuple[DecoderState, dict[str, jax.Array]]:
+        target = jnp.asarray(pixels, jnp.float32) / 255
+        (loss, mse), grads = jax.value_and_grad(loss_of, has_aux=True)(state.trained, target)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        return DecoderState(trained, opt_state), {"loss": loss, "psnr": -10 * jnp.log10(mse)}
+
+    def sheet(state: DecoderState) -> Image.Image:
+        return comparison_sheet({**fixed, **state.trained}, sizes, held_out)
+
+    trained = jax.tree.map(jnp.copy, {name: params[name] for name in names})  # donated below
+    loop = LoopConfig(out=out, steps=config.steps, examples_per_step=config.batch_size)
+    state = fit(DecoderState(trained, optimiser.init(trained)), step_fn, pictures, config=loop, sheet=sheet)
+    return {**fixed, **state.trained}
 
 
 def comparison_sheet(params: dict[str, Any], sizes: VQGANConfig, pixels: np.ndarray) -> Image.Image:

@@ -4,8 +4,9 @@ Contract: `prefill` a text once, `insert` it into as many slots as there are can
 drawn its picture, `evict` at any row. The engine knows nothing of prompts, pictures or requests, and is used by one
 thread at a time.
 
-What is drawn does not depend on the slot, on the other slots or on how many there are: the number of slots is one of
-`BUCKETS`, the sizes at which a row of the batch was measured to be computed to the same bits.
+What is drawn does not depend on the slot, on the other slots or on how many there are. Matrix libraries may sum in
+another order for another batch size, so only the sizes of `BUCKETS` are ever computed, which were measured to give the
+same bits (tests/test_engine.py, on a CPU with the flag of device.py); more slots are more groups of the same size.
 """
 
 from functools import partial
@@ -16,11 +17,11 @@ import numpy as np
 from jaxtyping import Int
 
 from dalle_mini import decode
-from dalle_mini.config import MAX_CANDIDATES, ModelConfig, SamplingParams
+from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.model import CrossKV, Params
 from dalle_mini.tokenizer import TokenizedPrompt
 
-BUCKETS = (1, 4, 9, MAX_CANDIDATES)  # slots
+BUCKETS = (4, 9)  # slots that are computed together
 
 
 class Engine:
@@ -32,17 +33,19 @@ class Engine:
         self._insert = jax.jit(partial(decode.insert, config), donate_argnums=0)
         self._decode_row = jax.jit(partial(decode.decode_row, config=config), donate_argnames="state")
         self._rng = jax.jit(decode.candidate_rng)
-        self._state: decode.DecodeState | None = None
+        self._size = BUCKETS[0]  # slots of a group
+        self._groups: dict[int, decode.DecodeState] = {}
         self._free: list[int] = []
         self._rows: dict[int, list[np.ndarray]] = {}  # slot -> rows drawn so far
 
     def reserve(self, slots: int) -> None:
-        """Make room for `slots` candidates: the smallest bucket that holds them. Only while no slot is in use."""
+        """Make room for `slots` candidates. Only while no slot is in use."""
         assert not self._rows, "slots are in use"
-        bucket = next(size for size in BUCKETS if size >= slots)
-        if self._state is None or bucket != self._state.codes.shape[0]:
-            self._state = decode.empty_state(self.config, bucket)
-        self._free = list(range(bucket))
+        size = next((size for size in BUCKETS if size >= slots), BUCKETS[-1])
+        needed = range(-(-slots // size))
+        kept = self._groups if size == self._size else {}
+        self._groups = {g: kept[g] if g in kept else decode.empty_state(self.config, size) for g in needed}
+        self._size, self._free = size, list(range(size * len(needed)))[::-1]
 
     def prefill(self, prompt: TokenizedPrompt) -> CrossKV:
         """The text's part of the work, done once however many candidates follow."""
@@ -59,16 +62,20 @@ class Engine:
             top_p=jnp.float32(params.top_p),
         )
         rng = self._rng(jnp.uint32(params.seed), jnp.uint32(candidate))
-        self._state = self._insert(self._state, jnp.int32(slot), prefix, rng, sampling)
+        group, place = divmod(slot, self._size)
+        self._groups[group] = self._insert(self._groups.pop(group), jnp.int32(place), prefix, rng, sampling)
         self._rows[slot] = []
         return slot
 
     def decode(self) -> None:
         """Advance every slot by one row of the grid."""
-        self._state, drawn = self._decode_row(self.params, state=self._state)
-        drawn = np.asarray(drawn)
-        for slot, rows in self._rows.items():
-            rows.append(drawn[slot])
+        for group in {slot // self._size for slot in self._rows}:
+            # Popped, because a donated state is gone if the device fails; `reserve` then makes a new one.
+            self._groups[group], drawn = self._decode_row(self.params, state=self._groups.pop(group))
+            drawn = np.asarray(drawn)
+            for slot, rows in self._rows.items():
+                if slot // self._size == group:
+                    rows.append(drawn[slot % self._size])
 
     def codes(self, slot: int) -> Int[np.ndarray, " n"]:
         """What a slot has drawn so far; a whole picture has `config.image_length` codes."""
@@ -80,5 +87,5 @@ class Engine:
         self._free.append(slot)
 
     def close(self) -> None:
-        """Forget the state and the params."""
-        self._state, self.params = None, {}
+        """Forget the states and the params."""
+        self._groups, self.params = {}, {}

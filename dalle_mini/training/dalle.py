@@ -86,10 +86,11 @@ def train(
     sheet: Callable[[dict[str, Any]], Image.Image] | None = None,
 ) -> dict[str, Any]:
     """Train from scratch, or on from the newest checkpoint in `out`. Raises ValueError if codes do not fit `sizes`."""
-    if examples.codes.max() >= sizes.codebook_size or examples.codes.shape[1] != sizes.image_length:
+    lowest, highest = examples.codes.min(), examples.codes.max()
+    if not 0 <= lowest <= highest < sizes.codebook_size or examples.codes.shape[1] != sizes.image_length:
         raise ValueError(
-            f"codes must be [*, {sizes.image_length}] and < codebook_size {sizes.codebook_size}, "
-            f"got {examples.codes.shape} up to {examples.codes.max()}"
+            f"codes must be [*, {sizes.image_length}], >= 0 and < codebook_size {sizes.codebook_size}, "
+            f"got {examples.codes.shape} from {lowest} to {highest}"
         )
     params = jax.jit(partial(model.init_params, sizes))(jax.random.key(config.seed))
     optimiser = make_optimiser(config, params)

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import vqgan
-from dalle_mini import decode, tokenizer
+from dalle_mini import decode, device, tokenizer
 from dalle_mini.checkpoint import save_model
 from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.gallery import contact_sheet
@@ -23,8 +23,10 @@ from dalle_mini.training.dalle import DalleTrainConfig, Examples
 from dalle_mini.training.dalle import train as fit_dalle
 from dalle_mini.training.emoji import NAMES, Scene, World
 from vqgan.config import VQGANConfig
+from vqgan.model import encode as encode_pixels
 from vqgan.train import VQGANTrainConfig
 from vqgan.train import train as fit_vqgan
+from vqgan.train import train_decoder as fit_decoder
 
 VQGAN_SIZES = VQGANConfig(
     resolution=64,
@@ -40,14 +42,15 @@ VQGAN_SIZES = VQGANConfig(
 OBJECTS_PER_BATCH = 5  # few, so that a batch shows the same squares in many surroundings
 
 
-VQGAN_STEPS, DALLE_STEPS, CLIP_STEPS = 2500, 6000, 1000
+VQGAN_STEPS, DECODER_STEPS, DALLE_STEPS, CLIP_STEPS = 2500, 1500, 3000, 600
 TEXT_LENGTH = 32
 VOCABULARY = 1024
-EXAMPLES = 80_000
+EXAMPLES = 50_000
 
 
 def train_vqgan(run: Path, *, steps: int = VQGAN_STEPS, seed: int = 0) -> None:
     """Pictures to codes and back."""
+    device.set_up()
     world = World(VQGAN_SIZES.resolution)
     config = VQGANTrainConfig(steps=steps, warmup_steps=min(50, steps // 2), seed=seed)
 
@@ -56,10 +59,29 @@ def train_vqgan(run: Path, *, steps: int = VQGAN_STEPS, seed: int = 0) -> None:
         names = rng.choice(NAMES, OBJECTS_PER_BATCH, replace=False).tolist()
         return np.stack([world.paint(world.draw(rng, names)) for _ in range(config.batch_size)])
 
-    rng = np.random.default_rng(seed)
-    held_out = np.stack([world.paint(world.draw(rng, held=True)) for _ in range(16)])
-    params = fit_vqgan(VQGAN_SIZES, config, pictures, out=run / "vqgan", held_out=held_out)
+    params = fit_vqgan(VQGAN_SIZES, config, pictures, out=run / "vqgan", held_out=_held_out_pictures(world))
     vqgan.save(run / "model" / "vqgan", VQGAN_SIZES, params)
+
+
+def train_decoder(run: Path, *, steps: int = DECODER_STEPS, seed: int = 0) -> None:
+    """The VQGAN's decoder alone, for sharper pictures from the same codes: any time after `train_vqgan`."""
+    device.set_up()
+    world = World(VQGAN_SIZES.resolution)
+    config = VQGANTrainConfig(steps=steps, warmup_steps=min(50, steps // 2), seed=seed)
+
+    def pictures(step: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, 1, step))
+        return np.stack([world.paint(world.draw(rng)) for _ in range(config.batch_size)])
+
+    painter = vqgan.load(run / "model" / "vqgan")
+    held_out = _held_out_pictures(world)
+    params = fit_decoder(VQGAN_SIZES, config, painter.params, pictures, out=run / "decoder", held_out=held_out)
+    vqgan.save(run / "model" / "vqgan", VQGAN_SIZES, params)
+
+
+def _held_out_pictures(world: World) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.stack([world.paint(world.draw(rng, held=True)) for _ in range(16)])
 
 
 def train_tokenizer(run: Path) -> tokenizer.Tokenizer:
@@ -80,9 +102,10 @@ def _examples(run: Path, count: int, *, held: bool, seed: int) -> Examples:
     scenes = [world.draw(rng, held=held) for _ in range(count)]
     if not file.exists():
         painter = vqgan.load(run / "model" / "vqgan")
+        encode = jax.jit(lambda params, pixels: encode_pixels(params, VQGAN_SIZES, pixels.astype(jnp.float32) / 255))
         parts = [
-            painter.encode(np.stack([world.paint(scene) for scene in scenes[i : i + 16]]))
-            for i in tqdm(range(0, count, 16), unit_scale=16, unit="picture", desc=file.stem)
+            np.asarray(encode(painter.params, np.stack([world.paint(scene) for scene in scenes[i : i + 50]])))
+            for i in tqdm(range(0, count, 50), unit_scale=50, unit="picture", desc=file.stem, mininterval=5)
         ]
         np.savez(file, codes=np.concatenate(parts).astype(np.uint16))
     reader = train_tokenizer(run)
@@ -94,8 +117,9 @@ def _examples(run: Path, count: int, *, held: bool, seed: int) -> Examples:
 
 def train_dalle(run: Path, *, steps: int = DALLE_STEPS, examples: int = EXAMPLES, seed: int = 0) -> None:
     """Captions to codes, on the codes of the VQGAN that `train_vqgan` left in `run`."""
+    device.set_up()
     data = _examples(run, examples, held=False, seed=seed)
-    held_out = _examples(run, 512, held=True, seed=seed)
+    held_out = _examples(run, 500, held=True, seed=seed)
     folder = run / "model" / "dalle"
     reader = train_tokenizer(run)
     sizes = ModelConfig(
@@ -137,7 +161,12 @@ def train_dalle(run: Path, *, steps: int = DALLE_STEPS, examples: int = EXAMPLES
         return contact_sheet([Image.fromarray(pixels) for pixels in painter.decode(np.asarray(draw(params)))])
 
     params = fit_dalle(
-        sizes, DalleTrainConfig(steps=steps, seed=seed), data, held_out=held_out, out=run / "dalle", sheet=sheet
+        sizes,
+        DalleTrainConfig(steps=steps, batch_size=48, seed=seed),
+        data,
+        held_out=held_out,
+        out=run / "dalle",
+        sheet=sheet,
     )
     save_model(folder, sizes, params, dtype="float16")
 

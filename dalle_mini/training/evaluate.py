@@ -18,7 +18,7 @@ from dalle_mini.gallery import contact_sheet
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.training.emoji import BACKGROUNDS, GRID, NAMES, Scene, World
 
-EMPTY_ERROR = 0.01  # mean squared error up to which squares without an object count as empty
+EMPTY_ERROR = 0.02  # mean squared error up to which a square without an object counts as empty
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ def judge(world: World, scene: Scene, picture: np.ndarray) -> Verdict:
     colour = np.median(pixels[bare], axis=0)
     palette = {name: np.array(rgb, np.float32) / 255 for name, rgb in BACKGROUNDS.items()}
     background = min(palette, key=lambda name: float(np.square(palette[name] - colour).sum()))
-    empty = not outside.any() or np.square(pixels[outside] - palette[background]).mean() < EMPTY_ERROR
+    error = np.square(pixels - palette[background]).reshape(GRID, cell, GRID, cell, 3).mean((1, 3, 4))
+    empty = (error[outside[::cell, ::cell]] < EMPTY_ERROR).all()
     named = all(_nearest(world, area, sprite.size, palette[background]) == sprite.name for sprite, area in areas)
     return Verdict(objects=bool(named and empty), background=background == scene.background)
 

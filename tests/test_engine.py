@@ -1,0 +1,227 @@
+"""A candidate is the same to the bit whatever else the engine is doing; a tiny random model is enough to show it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dalle_mini import model
+from dalle_mini.config import MAX_CANDIDATES, ModelConfig, SamplingParams
+from dalle_mini.decode import candidate_rng
+from dalle_mini.sampling import guide, sample
+from dalle_mini.serving.engine import BUCKETS, Engine
+from dalle_mini.tokenizer import TokenizedPrompt
+
+CONFIG = ModelConfig(
+    encoder_vocab_size=40,
+    image_vocab_size=70,
+    codebook_size=60,  # ten classes that no code may come from
+    decoder_start_token_id=65,
+    d_model=64,
+    encoder_layers=1,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=96,
+    decoder_ffn_dim=96,
+    image_length=16,
+    max_text_length=8,
+    init_std=0.2,  # larger than in training, so that the codes do depend on the text
+)
+
+
+class Request(NamedTuple):
+    tokens: tuple[int, ...]
+    params: SamplingParams
+    candidate: int
+
+    @property
+    def prompt(self) -> TokenizedPrompt:
+        tokens, mask = np.ones((2, 8), np.int32), np.zeros((2, 8), np.int32)
+        for row, ids in enumerate([(0, *self.tokens, 2), (0, 2)]):
+            tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
+        return TokenizedPrompt(tokens=tokens, mask=mask, text="", truncated=False)
+
+
+def request(seed: int = 0, candidate: int = 0, tokens: tuple[int, ...] = (7, 8, 9), **settings: Any) -> Request:
+    return Request(tokens, SamplingParams(seed=seed, **settings), candidate)
+
+
+OURS = request(3, 2, condition_scale=3.0)
+NEIGHBOURS = [
+    request(3, 1, condition_scale=3.0),
+    request(4, 2, (11, 12, 13, 14, 15, 16), temperature=10.0, top_k=0, condition_scale=100.0),
+    request(5, 0, (), temperature=0.01, top_k=1),
+    request(2**32 - 1, 15, (30,), top_p=0.3, top_k=0, condition_scale=0.0),
+]
+
+
+class Drawn(NamedTuple):
+    codes: np.ndarray  # [16]
+    bits: np.ndarray  # of every key and value, which the logits are made of
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    params = jax.jit(lambda rng: model.init_params(CONFIG, rng))(jax.random.key(0))
+    return Engine(CONFIG, params)
+
+
+def insert(engine: Engine, wanted: Request) -> int:
+    return engine.insert(engine.prefill(wanted.prompt), wanted.params, candidate=wanted.candidate)
+
+
+def take(engine: Engine, slot: int) -> Drawn:
+    """What a finished slot holds; it is evicted."""
+    codes = engine.codes(slot)
+    assert codes.shape == (CONFIG.image_length,)
+    group, place = divmod(slot, engine._size)
+    cache = jax.tree.leaves(engine._groups[group].cache)
+    bits = np.stack([np.asarray(array)[2 * place : 2 * place + 2] for array in cache]).view(np.uint32)
+    engine.evict(slot)
+    return Drawn(codes, bits)
+
+
+def draw(engine: Engine, requests: Sequence[Request]) -> list[Drawn]:
+    """All together, in as few slots as hold them."""
+    engine.reserve(len(requests))
+    slots = [insert(engine, wanted) for wanted in requests]
+    for _ in range(CONFIG.side):
+        engine.decode()
+    return [take(engine, slot) for slot in slots]
+
+
+def assert_same(drawn: Drawn, expected: Drawn) -> None:
+    np.testing.assert_array_equal(drawn.codes, expected.codes)
+    np.testing.assert_array_equal(drawn.bits, expected.bits)
+
+
+@pytest.fixture(scope="module")
+def alone(engine: Engine) -> Drawn:
+    return draw(engine, [OURS])[0]
+
+
+def crowd(number: int, place: int) -> list[Request]:
+    """OURS at `place` among neighbours of many kinds."""
+    others = [NEIGHBOURS[i % len(NEIGHBOURS)] for i in range(number - 1)]
+    return [*others[:place], OURS, *others[place:]]
+
+
+@pytest.mark.parametrize("slots", [*BUCKETS, MAX_CANDIDATES])
+def test_a_candidate_is_the_same_in_every_bucket_slot_and_group(engine: Engine, alone: Drawn, slots: int):
+    for place in sorted({0, slots // 2, slots - 1}):
+        assert_same(draw(engine, crowd(slots, place))[place], alone)
+
+
+def test_a_candidate_is_the_same_beside_empty_slots(engine: Engine, alone: Drawn):
+    for number in (2, 3, 5, 10):
+        assert_same(draw(engine, crowd(number, 1))[1], alone)
+
+
+def test_every_candidate_of_a_full_batch_is_the_one_drawn_alone(engine: Engine):
+    together = draw(engine, NEIGHBOURS)
+    for drawn, wanted in zip(together, NEIGHBOURS, strict=True):
+        assert_same(drawn, draw(engine, [wanted])[0])
+
+
+def test_eviction_and_insertion_midway_leave_the_others_unchanged(engine: Engine, alone: Drawn):
+    """A slot is freed after a row and taken by OURS, which then draws on beside slots that are long finished."""
+    expected = [draw(engine, [wanted])[0] for wanted in NEIGHBOURS]
+    engine.reserve(4)
+    slots = [insert(engine, wanted) for wanted in NEIGHBOURS]
+    engine.decode()
+    engine.evict(slots.pop(1))
+    del expected[1]
+    ours = insert(engine, OURS)
+    for _ in range(CONFIG.side - 1):
+        engine.decode()
+    for slot, wanted in zip(slots, expected, strict=True):
+        assert_same(take(engine, slot), wanted)
+    engine.decode()
+    assert_same(take(engine, ours), alone)
+
+
+def test_rows_come_one_after_another(engine: Engine, alone: Drawn):
+    engine.reserve(1)
+    slot = insert(engine, OURS)
+    for row in range(CONFIG.side + 1):
+        np.testing.assert_array_equal(engine.codes(slot), alone.codes[: row * CONFIG.side])
+        if row < CONFIG.side:
+            engine.decode()
+    engine.evict(slot)
+
+
+def test_codes_follow_from_the_full_forward_and_the_documented_rng(engine: Engine, alone: Drawn):
+    """Without cache, slots and loop: fold_in(fold_in(key(seed), candidate), position) on teacher-forced logits."""
+    prompt, params, length = OURS.prompt, OURS.params, CONFIG.image_length
+
+    @jax.jit
+    def teacher_forced(codes: jax.Array) -> jax.Array:
+        codes_in = jnp.concatenate([jnp.array([CONFIG.bos_code]), codes[:-1]])
+        both = jnp.broadcast_to(codes_in[None], (2, length))
+        cond, uncond = model.forward(engine.params, CONFIG, jnp.asarray(prompt.tokens), jnp.asarray(prompt.mask), both)
+        candidate = jax.random.fold_in(jax.random.key(params.seed), OURS.candidate)
+        return sample(
+            guide(cond, uncond, jnp.full(length, params.condition_scale)),
+            jax.vmap(lambda position: jax.random.fold_in(candidate, position))(jnp.arange(length)),
+            temperature=jnp.full(length, params.temperature),
+            top_k=jnp.full(length, params.top_k),
+            top_p=jnp.full(length, params.top_p),
+            codebook_size=CONFIG.codebook_size,
+        )
+
+    np.testing.assert_array_equal(teacher_forced(jnp.asarray(alone.codes)), alone.codes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        OURS._replace(candidate=3),
+        OURS._replace(tokens=(7, 8, 10)),
+        OURS._replace(params=dataclasses.replace(OURS.params, seed=4)),
+        OURS._replace(params=dataclasses.replace(OURS.params, condition_scale=1.0)),
+        OURS._replace(params=dataclasses.replace(OURS.params, temperature=5.0)),
+        OURS._replace(params=dataclasses.replace(OURS.params, top_k=1)),
+        OURS._replace(params=dataclasses.replace(OURS.params, top_p=0.01)),
+    ],
+    ids=["candidate", "text", "seed", "condition_scale", "temperature", "top_k", "top_p"],
+)
+def test_whatever_a_candidate_depends_on_changes_it(engine: Engine, alone: Drawn, other: Request):
+    assert not np.array_equal(draw(engine, [other])[0].codes, alone.codes)
+
+
+def test_the_rng_of_a_candidate_covers_every_seed():
+    words = [tuple(jax.random.key_data(candidate_rng(np.uint32(s), 0)).tolist()) for s in (0, 1, 2**31, 2**32 - 1)]
+    assert len(set(words)) == 4
+
+
+def test_codes_stay_inside_the_codebook(engine: Engine):
+    hot = [request(seed, i, temperature=10.0, top_k=0) for i, seed in enumerate(range(MAX_CANDIDATES))]
+    codes = np.stack([drawn.codes for drawn in draw(engine, hot)])
+    assert 0 <= codes.min() <= codes.max() < CONFIG.codebook_size
+    assert codes.max() > CONFIG.codebook_size - 10  # they do reach its upper end
+
+
+def test_changing_a_setting_compiles_nothing(engine: Engine, alone: Drawn):
+    programs = (engine._prefill, engine._insert, engine._decode_row, engine._rng)
+    before = [program._cache_size() for program in programs]
+    for wanted in NEIGHBOURS:
+        draw(engine, [wanted])
+    assert [program._cache_size() for program in programs] == before
+
+
+def test_a_state_of_another_size_is_not_kept(engine: Engine):
+    engine.reserve(MAX_CANDIDATES)
+    engine.reserve(1)
+    assert [state.codes.shape for state in engine._groups.values()] == [(BUCKETS[0],)]
+
+
+def test_a_closed_engine_holds_no_memory():
+    engine = Engine(CONFIG, {"encoder": jnp.zeros(3)})
+    engine.reserve(1)
+    engine.close()
+    assert (engine.params, engine._groups) == ({}, {})

@@ -1,0 +1,221 @@
+"""Training resumes to the bit, learns, and refuses data that does not fit; on tiny sizes."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import dalle_mini.training.dalle
+import vqgan.model
+import vqgan.train
+from dalle_mini.config import ModelConfig
+from dalle_mini.training.dalle import DalleTrainConfig, Examples
+from vqgan import VQGAN
+from vqgan.config import VQGANConfig
+from vqgan.loop import LoopConfig
+from vqgan.train import VQGANTrainConfig, same_cells
+
+VQGAN_SIZES = VQGANConfig(
+    resolution=8,
+    ch=8,
+    ch_mult=(1,),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    z_channels=8,
+    n_embed=16,
+    embed_dim=4,
+    num_groups=2,
+)
+# Every phase comes: continuous, quantised, restarts, consistency.
+VQGAN_RECIPE = VQGANTrainConfig(
+    steps=30,
+    batch_size=4,
+    learning_rate=5e-3,
+    warmup_steps=2,
+    continuous_steps=5,
+    consistency_start=10,
+    restart_every=4,
+)
+DALLE_SIZES = ModelConfig(
+    encoder_vocab_size=30,
+    image_vocab_size=20,
+    codebook_size=16,
+    decoder_start_token_id=20,
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=32,
+    decoder_ffn_dim=32,
+    image_length=9,
+    max_text_length=6,
+)
+DALLE_RECIPE = DalleTrainConfig(steps=30, batch_size=16, warmup_steps=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_without_optimising() -> Iterator[None]:
+    """Nearly all the time of runs this small is compiling."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+class StopError(Exception):
+    """Ends a run in its middle."""
+
+
+def pictures(step: int) -> np.ndarray:
+    """uint8 [4, 8, 8, 3]: four of eight pictures of a rectangle on a plain ground."""
+    rng = np.random.default_rng(0)
+    pixels = np.empty((8, 8, 8, 3), np.uint8)
+    for picture in pixels:
+        picture[:] = rng.integers(256, size=3)
+        top, left = rng.integers(4, size=2)
+        picture[top : top + 4, left : left + 4] = rng.integers(256, size=3)
+    return pixels[np.random.default_rng(step).permutation(8)[:4]]
+
+
+def train_vqgan(out: Path, recipe: VQGANTrainConfig = VQGAN_RECIPE, *, stop: bool = False) -> dict[str, Any]:
+    """A run, or (`stop`) its first two steps."""
+
+    def until_stopped(step: int) -> np.ndarray:
+        if stop and step == 2:
+            raise StopError
+        return pictures(step)
+
+    return vqgan.train.train(VQGAN_SIZES, recipe, until_stopped, out=out, held_out=pictures(99))
+
+
+def examples(count: int = 32) -> Examples:
+    """A caption's first word says which code the whole picture is made of."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(4, 30, (count, 6), dtype=np.int32)
+    codes = np.repeat(tokens[:, :1] % 16, 9, axis=1)
+    empty = np.array([0, 2, 1, 1, 1, 1], np.int32)
+    return Examples(tokens, np.ones_like(tokens), codes, (empty, (empty != 1).astype(np.int32)))
+
+
+def train_dalle(out: Path, *, data: Examples | None = None, stop: bool = False) -> dict[str, Any]:
+    """As `train_vqgan`."""
+
+    def stop_instead(params: dict[str, Any]) -> Image.Image:
+        raise StopError
+
+    return dalle_mini.training.dalle.train(
+        DALLE_SIZES,
+        DALLE_RECIPE,
+        data or examples(),
+        held_out=examples(),
+        out=out,
+        sheet=stop_instead if stop else None,
+    )
+
+
+@contextmanager
+def reporting(**values: Any) -> Iterator[None]:
+    """How often a run reports and saves, which is fixed for real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (vqgan.train, dalle_mini.training.dalle):
+            patch.setattr(module, "LoopConfig", partial(LoopConfig, log_every=1, **values))
+        yield
+
+
+def losses(out: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows}
+
+
+class Run(NamedTuple):
+    train: Callable[..., dict[str, Any]]
+    params: dict[str, Any]
+    out: Path
+
+
+@pytest.fixture(scope="module", params=[train_vqgan, train_dalle], ids=["vqgan", "dalle"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("run")
+    with reporting():
+        return Run(request.param, request.param(out), out)
+
+
+def test_the_loss_falls_in_30_steps(run: Run):
+    loss = losses(run.out)
+    assert list(loss) == list(range(1, 31))
+    assert loss[30] < 0.75 * loss[1]
+
+
+def test_stopped_and_resumed_gives_what_the_uninterrupted_run_gives(run: Run, tmp_path: Path):
+    with reporting(save_seconds=-1, sheet_every=2), pytest.raises(StopError):
+        run.train(tmp_path, stop=True)
+    assert list(losses(tmp_path)) == [1, 2]
+    with reporting():
+        resumed = run.train(tmp_path)
+    assert losses(tmp_path) == losses(run.out)
+    jax.tree.map(np.testing.assert_array_equal, resumed, run.params)
+
+
+def test_a_finished_run_is_not_trained_further(run: Run):
+    log = (run.out / "metrics.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, run.train(run.out), run.params)
+    assert (run.out / "metrics.jsonl").read_bytes() == log
+
+
+def test_the_shortest_vqgan_run_is_a_whole_one(tmp_path: Path):
+    """Two steps, fewer than its warm-up has, and over where the consistency term would begin."""
+    params = train_vqgan(tmp_path, VQGANTrainConfig(steps=2, batch_size=4, consistency_start=2))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    np.testing.assert_allclose(np.linalg.norm(params["quantize"]["embedding"]["embedding"], axis=1), 1, atol=1e-4)
+    with Image.open(tmp_path / "sheets" / "000002.png") as sheet:
+        assert sheet.size == (4 * 8, 2 * 8)
+
+
+def test_training_the_decoder_on_changes_pixels_but_no_code(tmp_path: Path):
+    init = jax.jit(partial(vqgan.model.init_params, VQGAN_SIZES))
+    params, before = init(jax.random.key(0)), VQGAN(VQGAN_SIZES, init(jax.random.key(0)))
+    recipe = VQGANTrainConfig(steps=3, batch_size=4, warmup_steps=1)
+    after = VQGAN(
+        VQGAN_SIZES,
+        vqgan.train.train_decoder(VQGAN_SIZES, recipe, params, pictures, out=tmp_path, held_out=pictures(99)),
+    )
+    codes = before.encode(pictures(0))
+    np.testing.assert_array_equal(after.encode(pictures(0)), codes)
+    assert (after.decode(codes) != before.decode(codes)).any()
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))  # they are the caller's
+
+
+@pytest.mark.parametrize("code", [16, -1])
+def test_codes_outside_the_codebook_are_named_before_training(code: int, tmp_path: Path):
+    data = examples()
+    data.codes[3, 2] = code
+    with pytest.raises(ValueError, match=rf"^codes must be .*codebook_size 16, got .*{code}"):
+        train_dalle(tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_codes_of_another_grid_are_named_before_training(tmp_path: Path):
+    data = examples()._replace(codes=np.zeros((32, 16), np.int32))
+    with pytest.raises(ValueError, match=r"^codes must be \[\*, 9\].*, got \(32, 16\)"):
+        train_dalle(tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_identical_squares_and_only_those_share_a_number():
+    pixels = np.zeros((2, 4, 6, 3), np.uint8)  # 2 pictures of 2 x 3 squares of 2 pixels
+    pixels[0, 0, 2] = 1  # the second square of the first picture
+    pixels[1, 2, 4] = 1  # the last of the second: the same pixels
+    pixels[1, 1, 1, 2] = 1  # the first of the second: like no other
+    number = same_cells(pixels, 2)
+    assert (number.dtype, number.shape) == (np.int32, (12,))
+    plain, dotted, other = number[0], number[1], number[6]
+    np.testing.assert_array_equal(number, [plain, dotted, *[plain] * 4, other, *[plain] * 4, dotted])
+    assert {plain, dotted, other} == {0, 1, 2}
