@@ -73,6 +73,7 @@ CENTRES = {  # (row, column) of the upper left cell of every sprite
     2: ((2, 0), (2, 4)),
     3: ((0, 2), (4, 0), (4, 4)),
 }
+HELD_BY = {"single": "background", "pair": "pair", "count": "count"}
 NAMES, COLOURS = tuple(OBJECTS), tuple(BACKGROUNDS)
 
 
@@ -101,6 +102,17 @@ def held_out(kind: str, *names: str) -> bool:
     return zlib.crc32(text.encode()) % 10 == 0
 
 
+def _held_in(scene: Scene) -> set[str]:
+    """The kinds of held-out combinations in a scene."""
+    names = [sprite.name for sprite in scene.sprites]
+    found = {"background"} if any(held_out("background", name, scene.background) for name in names) else set()
+    if scene.kind == "pair" and held_out("pair", *names):
+        found.add("pair")
+    if scene.kind == "count" and held_out("count", names[0], str(len(names))):
+        found.add("count")
+    return found
+
+
 def _article(words: str) -> str:
     return ("an " if words[0] in "aeiou" and not words.startswith("uni") else "a ") + words
 
@@ -120,23 +132,14 @@ class World:
     # Scenes and captions ------------------------------------------------------------------------------------
 
     def draw(self, rng: np.random.Generator, names: Sequence[str] = NAMES, *, held: bool = False) -> Scene:
-        """One scene of training, or (`held`) one whose combination training never shows.
+        """One scene of training, or (`held`) one with exactly one combination that training never shows.
 
         A held single is held by its background, a held pair by its two objects, a held count by its number.
         """
         while True:
             scene = self._draw_any(rng, names, must_name_background=held)
-            if held == self._is_held(scene, by_kind=held):
+            if _held_in(scene) == ({HELD_BY[scene.kind]} if held else set()):
                 return scene
-
-    def _is_held(self, scene: Scene, *, by_kind: bool) -> bool:
-        names = [sprite.name for sprite in scene.sprites]
-        held = {
-            "single": any(held_out("background", name, scene.background) for name in names),
-            "pair": scene.kind == "pair" and held_out("pair", *names),
-            "count": scene.kind == "count" and held_out("count", names[0], str(len(names))),
-        }
-        return held[scene.kind] if by_kind else any(held.values())
 
     def _draw_any(self, rng: np.random.Generator, names: Sequence[str], *, must_name_background: bool) -> Scene:
         kind = rng.choice(["single", "count", "pair"], p=[0.4, 0.2, 0.4])
