@@ -20,7 +20,7 @@ from dalle_mini.training.dalle import DalleTrainConfig, Examples
 from vqgan import VQGAN
 from vqgan.config import VQGANConfig
 from vqgan.loop import LoopConfig
-from vqgan.train import VQGANTrainConfig, same_cells
+from vqgan.train import Batch, VQGANTrainConfig, same_cells
 
 VQGAN_SIZES = VQGANConfig(
     resolution=8,
@@ -40,7 +40,7 @@ VQGAN_RECIPE = VQGANTrainConfig(
     learning_rate=5e-3,
     warmup_steps=2,
     continuous_steps=5,
-    consistency_start=10,
+    consistency_steps=(10, 20),
     restart_every=4,
 )
 DALLE_SIZES = ModelConfig(
@@ -87,10 +87,10 @@ def pictures(step: int) -> np.ndarray:
 def train_vqgan(out: Path, recipe: VQGANTrainConfig = VQGAN_RECIPE, *, stop: bool = False) -> dict[str, Any]:
     """A run, or (`stop`) its first two steps."""
 
-    def until_stopped(step: int) -> np.ndarray:
+    def until_stopped(step: int) -> Batch:
         if stop and step == 2:
             raise StopError
-        return pictures(step)
+        return Batch(pictures(step), same_cells(pictures(step), VQGAN_SIZES.downscale))
 
     return vqgan.train.train(VQGAN_SIZES, recipe, until_stopped, out=out, held_out=pictures(99))
 
@@ -172,7 +172,7 @@ def test_a_finished_run_is_not_trained_further(run: Run):
 
 def test_the_shortest_vqgan_run_is_a_whole_one(tmp_path: Path):
     """Two steps, fewer than its warm-up has, and over where the consistency term would begin."""
-    params = train_vqgan(tmp_path, VQGANTrainConfig(steps=2, batch_size=4, consistency_start=2))
+    params = train_vqgan(tmp_path, VQGANTrainConfig(steps=2, batch_size=4, consistency_steps=(2, 3)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     np.testing.assert_allclose(np.linalg.norm(params["quantize"]["embedding"]["embedding"], axis=1), 1, atol=1e-4)
     with Image.open(tmp_path / "sheets" / "000002.png") as sheet:

@@ -1,11 +1,12 @@
 """Training a VQGAN on pictures: reconstruction, commitment, and one code for one cell.
 
-Contract: `train(config, batches, ...)` takes a function step -> uint8 pictures [B, H, W, 3] and returns params in the
-published tree. The codebook is kept at unit norm, so that the published Euclidean look-up is a cosine look-up.
+Contract: `train(sizes, config, batches, ...)` takes a function step -> `Batch` and returns params in the published
+tree. The codebook is kept at unit norm, so that the published Euclidean look-up is a cosine look-up.
 
 The consistency term. A code should say what is in its own square of pixels, not what surrounds it: a text-to-code
-model must otherwise learn every object again for every background. So the latents of squares whose pixels are
-identical, anywhere in a batch, are pulled to their common mean.
+model must otherwise learn every object again for every background. So the latents of squares that mean the same,
+anywhere in a batch, are pulled to their common mean. Squares of identical pixels mean the same; a data set that knows
+more may say so: at the edge of an object the code need not tell the background, since the bare squares around do.
 
 Papers: van den Oord et al. 2017 (arXiv:1711.00937, codebook by moving averages: appendix A.1); Esser et al. 2021;
 Yu et al. 2022 (arXiv:2110.04627, section 3.2: low-dimensional codes at unit norm); Dhariwal et al. 2020
@@ -41,7 +42,7 @@ class VQGANTrainConfig:
     gradient_weight: float = 0.5  # L1 of horizontal and vertical differences: thin lines and edges
     commitment_weight: float = 0.1
     consistency_weight: float = 3.0
-    consistency_start: int = 200  # from this step to the last the weight rises from 0
+    consistency_steps: tuple[int, int] = (200, 1000)  # the weight rises from 0 between these steps
     continuous_steps: int = 120  # no quantisation at first: codes are drawn from a useful encoder
     restart_every: int = 20
     codebook_decay: float = 0.98
@@ -59,13 +60,16 @@ class VQGANState(NamedTuple):
 
 class Batch(NamedTuple):
     pixels: np.ndarray  # uint8 [B, H, W, 3]
-    cells: np.ndarray  # int32 [B * h * w]: squares with identical pixels have the same number
+    cells: np.ndarray  # int32 [B * h * w]: squares that should have the same code have the same number (`same_cells`)
 
 
-def same_cells(pixels: np.ndarray, downscale: int) -> np.ndarray:
-    """Number the squares of `downscale` pixels such that identical squares, and only those, share a number."""
-    B, H, W, C = pixels.shape
-    squares = pixels.reshape(B, H // downscale, downscale, W // downscale, downscale, C).swapaxes(2, 3)
+def same_cells(content: np.ndarray, downscale: int) -> np.ndarray:
+    """Number the squares of `downscale` pixels such that identical squares, and only those, share a number.
+
+    `content` is uint8 [B, H, W, C]: the pictures themselves, or what their squares should mean (see the module).
+    """
+    B, H, W, C = content.shape
+    squares = content.reshape(B, H // downscale, downscale, W // downscale, downscale, C).swapaxes(2, 3)
     rows = np.ascontiguousarray(squares).reshape(-1, downscale * downscale * C)
     _, number = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)
     return number.astype(np.int32)
@@ -96,12 +100,14 @@ def _loss(params, target, cells, step, *, sizes: VQGANConfig, config: VQGANTrain
     flat = z.reshape(-1, z.shape[-1])
     members = jax.ops.segment_sum(jnp.ones(len(flat)), cells, len(flat))
     means = jax.ops.segment_sum(flat, cells, len(flat)) / jnp.maximum(members, 1)[:, None]
-    shared = members[cells] > 1
-    within = jnp.where(shared, jnp.square(flat - means[cells]).sum(-1), 0).sum() / jnp.maximum(shared.sum(), 1)
+    # A picture's background is many equal squares: they count as one, or the rest would hardly count.
+    weights = 1 / members[cells]
+    shared = weights * (members[cells] > 1)
+    within = (shared * jnp.square(flat - means[cells]).sum(-1)).sum() / jnp.maximum(shared.sum(), 1)
     # Relative to the variance of all latents: without this, one code for everything would satisfy the term.
     spread = within / (jnp.square(flat - flat.mean(0)[None]).sum(-1).mean() + 1e-3)
-    start = config.consistency_start
-    consistency_weight = config.consistency_weight * jnp.maximum(0, step - start) / max(1, config.steps - start)
+    start, end = config.consistency_steps
+    consistency_weight = config.consistency_weight * jnp.clip((step - start) / (end - start), 0, 1)
 
     loss = _reconstruction_loss(pixels, target, config)
     loss += jnp.where(continuous, 0, config.commitment_weight) * commitment + consistency_weight * spread
@@ -113,8 +119,6 @@ def _loss(params, target, cells, step, *, sizes: VQGANConfig, config: VQGANTrain
     alike = sorted_cells[1:] == sorted_cells[:-1]
     agree = (alike & (sorted_codes[1:] == sorted_codes[:-1])).sum() / jnp.maximum(alike.sum(), 1)
     metrics = {"loss": loss, "psnr": -10 * jnp.log10(mse), "spread": spread, "agree": agree}
-    # A picture's background is many equal squares: for the codebook they count as one, or most codes would go to it.
-    weights = 1 / members[cells]
     return loss, (z, codes, weights, metrics)
 
 
@@ -161,14 +165,15 @@ def _schedule(config: VQGANTrainConfig) -> optax.Schedule:
 def train(
     sizes: VQGANConfig,
     config: VQGANTrainConfig,
-    pictures: Callable[[int], np.ndarray],
+    batches: Callable[[int], Batch],
     *,
     out: Path,
     held_out: np.ndarray,
 ) -> dict[str, Any]:
     """Train from scratch, or on from the newest checkpoint in `out`; returns params in the published tree.
 
-    `pictures(step)` gives uint8 [B, H, W, 3]; `held_out` uint8 pictures are redrawn on the sample sheets.
+    `batches(step)` gives pictures and which of their squares are alike; `held_out` uint8 pictures are redrawn on the
+    sample sheets.
     """
     schedule = _schedule(config)
     # The codebook follows its moving averages, not the gradient.
@@ -180,10 +185,6 @@ def train(
         },
         lambda params: {name: labels.get(name, "network") for name in params},
     )
-
-    def batches(step: int) -> Batch:
-        pixels = pictures(step)
-        return Batch(pixels, same_cells(pixels, sizes.downscale))
 
     def sheet(state: VQGANState) -> Image.Image:
         return comparison_sheet(state.params, sizes, held_out)

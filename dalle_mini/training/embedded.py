@@ -24,7 +24,7 @@ from dalle_mini.training.dalle import train as fit_dalle
 from dalle_mini.training.emoji import NAMES, Scene, World
 from vqgan.config import VQGANConfig
 from vqgan.model import encode as encode_pixels
-from vqgan.train import VQGANTrainConfig
+from vqgan.train import Batch, VQGANTrainConfig, same_cells
 from vqgan.train import train as fit_vqgan
 from vqgan.train import train_decoder as fit_decoder
 
@@ -54,12 +54,14 @@ def train_vqgan(run: Path, *, steps: int = VQGAN_STEPS, seed: int = 0) -> None:
     world = World(VQGAN_SIZES.resolution)
     config = VQGANTrainConfig(steps=steps, warmup_steps=min(50, steps // 2), seed=seed)
 
-    def pictures(step: int) -> np.ndarray:
+    def batches(step: int) -> Batch:
         rng = np.random.default_rng((seed, step))
         names = rng.choice(NAMES, OBJECTS_PER_BATCH, replace=False).tolist()
-        return np.stack([world.paint(world.draw(rng, names)) for _ in range(config.batch_size)])
+        scenes = [world.draw(rng, names) for _ in range(config.batch_size)]
+        content = np.stack([world.content(scene) for scene in scenes])
+        return Batch(np.stack([world.paint(scene) for scene in scenes]), same_cells(content, VQGAN_SIZES.downscale))
 
-    params = fit_vqgan(VQGAN_SIZES, config, pictures, out=run / "vqgan", held_out=_held_out_pictures(world))
+    params = fit_vqgan(VQGAN_SIZES, config, batches, out=run / "vqgan", held_out=_held_out_pictures(world))
     vqgan.save(run / "model" / "vqgan", VQGAN_SIZES, params)
 
 
@@ -97,22 +99,22 @@ def train_tokenizer(run: Path) -> tokenizer.Tokenizer:
 def _examples(run: Path, count: int, *, held: bool, seed: int) -> Examples:
     """Captions as tokens and pictures as codes, made once and kept in `run`."""
     file = run / ("codes-held-out.npz" if held else "codes.npz")
-    world = World(VQGAN_SIZES.resolution)
-    rng = np.random.default_rng((seed, held))
-    scenes = [world.draw(rng, held=held) for _ in range(count)]
     if not file.exists():
+        world, rng = World(VQGAN_SIZES.resolution), np.random.default_rng((seed, held))
+        scenes = [world.draw(rng, held=held) for _ in range(count)]
         painter = vqgan.load(run / "model" / "vqgan")
         encode = jax.jit(lambda params, pixels: encode_pixels(params, VQGAN_SIZES, pixels.astype(jnp.float32) / 255))
         parts = [
             np.asarray(encode(painter.params, np.stack([world.paint(scene) for scene in scenes[i : i + 50]])))
             for i in tqdm(range(0, count, 50), unit_scale=50, unit="picture", desc=file.stem, mininterval=5)
         ]
-        np.savez(file, codes=np.concatenate(parts).astype(np.uint16))
+        captions = np.array([scene.caption for scene in scenes])
+        np.savez(file, codes=np.concatenate(parts).astype(np.uint16), captions=captions)
+    made = np.load(file)
     reader = train_tokenizer(run)
-    tokens, mask = reader.encode_batch([scene.caption for scene in scenes])
-    empty = reader.encode_batch([""])
-    codes = np.load(file)["codes"].astype(np.int32)
-    return Examples(tokens, mask, codes, (empty[0][0], empty[1][0]))
+    empty_tokens, empty_mask = reader.encode_batch([""])
+    tokens, mask = reader.encode_batch(made["captions"].tolist())
+    return Examples(tokens, mask, made["codes"].astype(np.int32), (empty_tokens[0], empty_mask[0]))
 
 
 def train_dalle(run: Path, *, steps: int = DALLE_STEPS, examples: int = EXAMPLES, seed: int = 0) -> None:

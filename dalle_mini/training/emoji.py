@@ -213,13 +213,27 @@ class World:
 
     def paint(self, scene: Scene) -> np.ndarray:
         """The picture, uint8 [resolution, resolution, 3]."""
+        drawn, ground = self._layer(scene), np.array(BACKGROUNDS[scene.background], np.float32) / 255
+        pixels = drawn[..., :3] + (1 - drawn[..., 3:]) * ground
+        return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+
+    def content(self, scene: Scene) -> np.ndarray:
+        """What the cells should mean, uint8 [resolution, resolution, 5]: what is drawn (RGBA), else the background.
+
+        A cell with anything drawn in it means just that, over whatever background: the bare cells tell which one.
+        """
         cell = self.resolution // GRID
-        shape = (self.resolution, self.resolution, 3)
-        pixels = np.broadcast_to(np.array(BACKGROUNDS[scene.background], np.float32) / 255, shape).copy()
+        drawn = (self._layer(scene) * 255).round().astype(np.uint8)
+        bare = ~drawn[..., 3].reshape(GRID, cell, GRID, cell).any((1, 3))
+        ground = bare * np.uint8(1 + COLOURS.index(scene.background))
+        return np.dstack([drawn, ground.repeat(cell, 0).repeat(cell, 1)])
+
+    def _layer(self, scene: Scene) -> np.ndarray:
+        """The sprites over nothing, float32 [resolution, resolution, 4], premultiplied; sprites do not overlap."""
+        cell = self.resolution // GRID
+        layer = np.zeros((self.resolution, self.resolution, 4), np.float32)
         for sprite in scene.sprites:
             drawn = self.sprites[sprite.name, sprite.size]
             top, left, side = sprite.row * cell, sprite.column * cell, drawn.shape[0]
-            area = pixels[top : top + side, left : left + side]
-            area *= 1 - drawn[..., 3:]
-            area += drawn[..., :3]
-        return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+            layer[top : top + side, left : left + side] = drawn
+        return layer
