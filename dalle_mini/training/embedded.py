@@ -139,7 +139,7 @@ def train_dalle(run: Path, *, steps: int = DALLE_STEPS, examples: int = EXAMPLES
         encoder_ffn_dim=384,
         decoder_ffn_dim=384,
         normalize_text=True,
-        sampling=SamplingParams(condition_scale=2.0, temperature=1.0, top_k=50),
+        sampling=SamplingParams(condition_scale=1.5, temperature=0.7),
     )
     painter = vqgan.load(run / "model" / "vqgan")
 
