@@ -38,11 +38,11 @@ bench: .venv/runtime.stamp
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# About three hours on two cores. Each command goes on where it was stopped; the embedded model's card says what came of it.
+# Two to three hours on two cores. Each command goes on where it was stopped.
 emoji-model: .venv/runtime.stamp
 	$(BIN)/python -m dalle_mini train vqgan --run runs/emoji
+	$(BIN)/python -m dalle_mini train decoder --run runs/emoji
 	$(BIN)/python -m dalle_mini train dalle --run runs/emoji
 	$(BIN)/python -m dalle_mini train clip --run runs/emoji
-	cp runs/emoji/model/vqgan/* assets/models/emoji/vqgan/
-	cp runs/emoji/model/dalle/* assets/models/emoji/dalle/
-	cp runs/emoji/model/clip/* assets/models/emoji/clip/
+	cp -r runs/emoji/model/. assets/models/emoji/
+	chmod -R u=rwX,go=rX assets/models/emoji

@@ -33,14 +33,14 @@ HOST = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"  # a Space is reac
 QUEUE = "pipeline"  # page and API wait for it together
 TAGLINE = "Type what you would like to see. The model draws it several times, and CLIP puts the best first."
 EXAMPLES = (
-    "a cat left of a pizza",
     "a red apple on a blue background",
     "two rockets",
-    "an owl above a house",
-    "a tiny dog",
     "three hearts",
     "an avocado on a yellow background",
-    "a robot below a rainbow",
+    "a big strawberry",
+    "a cat left of a pizza",
+    "two trees on a green background",
+    "a tiny dog",
 )
 # Setting: label, the slider's ends and step (handy ranges: the rules are SamplingParams'), what it does.
 SLIDERS = {

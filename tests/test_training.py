@@ -40,6 +40,7 @@ VQGAN_RECIPE = VQGANTrainConfig(
     learning_rate=5e-3,
     warmup_steps=2,
     continuous_steps=5,
+    consistency_weight=0.3,
     consistency_steps=(10, 20),
     restart_every=4,
 )

@@ -42,7 +42,7 @@ VQGAN_SIZES = VQGANConfig(
 OBJECTS_PER_BATCH = 5  # few, so that a batch shows the same squares in many surroundings
 
 
-VQGAN_STEPS, DECODER_STEPS, DALLE_STEPS, CLIP_STEPS = 2500, 1500, 3000, 600
+VQGAN_STEPS, DECODER_STEPS, DALLE_STEPS, CLIP_STEPS = 5000, 1500, 4000, 1000
 TEXT_LENGTH = 32
 VOCABULARY = 1024
 EXAMPLES = 50_000
@@ -174,7 +174,7 @@ def train_dalle(run: Path, *, steps: int = DALLE_STEPS, examples: int = EXAMPLES
 
 
 def train_clip(run: Path, *, steps: int = CLIP_STEPS, batch_size: int = 128, seed: int = 0) -> None:
-    """Pictures and captions to one space. Half of a batch are hard negatives: the same scene but for one thing."""
+    """Pictures and captions to one space."""
     from clip_rerank.train import ClipTrainConfig
     from clip_rerank.train import train_clip as fit_clip
 
@@ -185,8 +185,8 @@ def train_clip(run: Path, *, steps: int = CLIP_STEPS, batch_size: int = 128, see
         rng = np.random.default_rng((seed, step))
         scenes: list[Scene] = []
         while len(scenes) < batch_size:
-            # Few objects in a stretch of the batch, so that relation, number, size and background have to tell.
-            names = rng.choice(NAMES, 4, replace=False).tolist()
+            # Two objects in a stretch of the batch, so that order, relation, number, size and background have to tell.
+            names = rng.choice(NAMES, 2, replace=False).tolist()
             scenes += [world.draw(rng, names) for _ in range(8)]
         scenes = scenes[:batch_size]
         return np.stack([world.paint(scene) for scene in scenes]), [scene.caption for scene in scenes]
