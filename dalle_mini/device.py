@@ -6,9 +6,10 @@ Contract: `set_up()` may be called any number of times; what the caller has set 
 import os
 from pathlib import Path
 
-# XLA's YNNPACK fusions sum a matrix product in an order that depends on the batch size, so that a picture would depend
-# on how many are drawn with it. Without them rows agree to the bit at every size we measured, and training this model
-# on two cores ran 1.5 times faster. An unknown flag ends the process, so this one is for the pinned JAX only.
+# With XLA's YNNPACK fusions more results depend on the batch size: measured, the VQGAN's pixels at batch 4 and the
+# logits at mini's width from 8 rows on, which agree to the bit without them. (The engine's BUCKETS do the rest.) The
+# text-to-code training step was about 1.5 times faster without, too, on two busy cores. An unknown flag ends the
+# process, so this one is for the pinned JAX only.
 JAX_VERSION, XLA_FLAG = "0.10.2", "--xla_cpu_experimental_ynn_fusion_type="
 COMPILED = Path.home() / ".cache" / "dalle_mini" / "compiled"
 
