@@ -15,7 +15,7 @@ COMPILED = Path.home() / ".cache" / "dalle_mini" / "compiled"
 
 
 def set_up() -> None:
-    """Set XLA's flags and keep compiled programs on disk, which saves most of a start's time."""
+    """Set XLA's flags and keep compiled programs on disk, which makes the next start quicker."""
     import jax
 
     flags = os.environ.get("XLA_FLAGS", "")
