@@ -1,7 +1,8 @@
 # make app      set up .venv and serve the page on port 7860
-# make test     set up and run every test
+# make test     set up and run the tests; make test-slow: those that take long
 # make check    formatting, lint and types, without changing a file
 # make bench    start, first gallery, later galleries and memory on this machine
+# make load     a crowd at the door of a real server: 64 clients for 5 minutes, every answer checked
 #
 # One documented extra:
 # make emoji-model    train assets/models/emoji again from nothing
@@ -9,14 +10,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test check bench emoji-model
+.PHONY: app test test-slow check bench load emoji-model
 .DELETE_ON_ERROR:
 
 app: .venv/runtime.stamp
 	$(BIN)/python app.py
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ray.stamp
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
@@ -25,6 +29,9 @@ check: .venv/dev.stamp
 
 bench: .venv/runtime.stamp
 	$(BIN)/python -m dalle_mini bench
+
+load: .venv/runtime.stamp
+	$(BIN)/python -m dalle_mini load
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python 3.11 with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }
@@ -38,7 +45,11 @@ bench: .venv/runtime.stamp
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# Two to three hours on two cores. Each command goes on where it was stopped.
+.venv/ray.stamp: requirements-ray.txt .venv/dev.stamp
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-ray.txt
+	touch $@
+
+# Two hours on two cores. Each command goes on where it was stopped.
 emoji-model: .venv/runtime.stamp
 	$(BIN)/python -m dalle_mini train vqgan --run runs/emoji
 	$(BIN)/python -m dalle_mini train decoder --run runs/emoji
