@@ -1,7 +1,7 @@
 """A CLIP model that scores pictures against a prompt.
 
-Contract: `Reranker.load(location)` reads an open_clip model once; `score(prompt, pixels)` gives the cosine
-similarity of the prompt with every picture, in float32. A score depends on the model, the prompt and the
+Contract: `Reranker.load(location)` reads an open_clip model once; `score(prompts, pixels)` gives the cosine
+similarity of every picture with its prompt, in float32. A score depends on the model, the prompt and the
 picture, never on the other pictures of the call. A local folder is read without a request to any host.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 2.
@@ -9,7 +9,7 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,27 +85,48 @@ class Reranker:
         return cls(name=name, model=model, preprocess=preprocess, tokenize=tokenize)
 
     @torch.inference_mode()
-    def score(self, prompt: str, pixels: np.ndarray) -> Float32[np.ndarray, "B"]:
-        """Cosine similarity in [-1, 1] of the prompt with each picture; higher is better.
+    def score(self, prompts: str | Sequence[str], pixels: np.ndarray) -> Float32[np.ndarray, "B"]:
+        """Cosine similarity in [-1, 1] of each picture with its prompt, or with the only one; higher is better.
 
         pixels: uint8 [B, H, W, 3] of any height and width. A prompt longer than the model reads is cut.
-        Raises ValueError for pixels of another shape or type.
+        Raises ValueError for pixels of another shape or type, or another number of prompts.
         """
-        if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
-            raise ValueError(f"pixels must be uint8 [B, H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
-        text = self._model.encode_text(self._tokenize([prompt]).to(self._device), normalize=True)  # [1, D]
-        scores = [
-            self._score_call(pixels[start : start + IMAGES_PER_CALL], text[0])
-            for start in range(0, len(pixels), IMAGES_PER_CALL)
-        ]
-        return np.concatenate([np.zeros(0, np.float32), *scores])
+        _check_pixels(pixels)
+        prompts = [prompts] * len(pixels) if isinstance(prompts, str) else prompts
+        if len(prompts) != len(pixels):
+            raise ValueError(f"prompts must be one, or one for each of {len(pixels)} pictures, got {len(prompts)}")
+        texts = {prompt: self._embed_text(prompt) for prompt in dict.fromkeys(prompts)}
+        scores = np.zeros(len(pixels), np.float32)
+        for start in range(0, len(pixels), IMAGES_PER_CALL):
+            call = np.s_[start : start + IMAGES_PER_CALL]
+            of_call = torch.stack([texts[prompt] for prompt in prompts[call]])
+            scores[call] = (self._embed_images(pixels[call]) * of_call).sum(1).cpu().numpy()
+        return scores
 
-    def _score_call(self, pixels: np.ndarray, text: torch.Tensor) -> np.ndarray:
-        """uint8 [n, H, W, 3] with n <= IMAGES_PER_CALL, unit vector [D] -> float32 [n]."""
+    @torch.inference_mode()
+    def features(self, pixels: np.ndarray) -> Float32[np.ndarray, "B D"]:
+        """What the image tower says of each picture, not normalised: for the statistics of sets of pictures (FID).
+
+        pixels: as in `score`. Raises ValueError for another shape or type.
+        """
+        _check_pixels(pixels)
+        calls = [pixels[start : start + IMAGES_PER_CALL] for start in range(0, len(pixels), IMAGES_PER_CALL)]
+        return np.concatenate([self._embed_images(call, normalize=False).cpu().numpy() for call in calls])
+
+    def _embed_text(self, prompt: str) -> torch.Tensor:
+        """Unit vector [D]. One by one, so that a text's bits do not depend on the others."""
+        return self._model.encode_text(self._tokenize([prompt]).to(self._device), normalize=True)[0]
+
+    def _embed_images(self, pixels: np.ndarray, *, normalize: bool = True) -> torch.Tensor:
+        """uint8 [n, H, W, 3] with n <= IMAGES_PER_CALL -> [n, D], unit vectors if `normalize`."""
         images = [self._preprocess(Image.fromarray(picture)) for picture in pixels]
         images += [images[-1]] * (IMAGES_PER_CALL - len(images))
-        features = self._model.encode_image(torch.stack(images).to(self._device), normalize=True)
-        return (features @ text).cpu().numpy()[: len(pixels)]
+        return self._model.encode_image(torch.stack(images).to(self._device), normalize=normalize)[: len(pixels)]
+
+
+def _check_pixels(pixels: np.ndarray) -> None:
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8 [B, H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
 
 
 def _check_folder(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 Contract: `batches(step)` returns the pictures and captions of that step, the same ones whenever it is asked,
 so that a stopped run goes on exactly where its last checkpoint left it. The caller decides what shares a
-batch, and with it which captions have to be told apart: hard negatives are simply put side by side.
+batch, and with it which captions have to be told apart: hard negatives are simply put side by side. Pictures after
+those of the captions are right for none of them: what a bad picture looks like.
 
 The loss is the symmetric cross-entropy of Radford et al. 2021, section 2.3, except that equal captions are no
 negatives of each other.
@@ -43,7 +44,7 @@ TOKENIZER_FILES = (
 )
 MAX_LOGIT_SCALE = math.log(100.0)  # Radford et al. 2021, section 2.5
 
-Batch = tuple[np.ndarray, list[str]]  # pixels uint8 [B, image_size, image_size, 3], B captions
+Batch = tuple[np.ndarray, list[str]]  # pixels uint8 [B + E, image_size, image_size, 3], B captions
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class ClipTrainConfig:
     """Sizes and recipe. The defaults are the embedded model's: 1.6 M parameters at 64 x 64 pixels."""
 
     steps: int = 3000
+    batch_size: int = 128
     learning_rate: float = 1e-3
     warmup_steps: int = 200
     weight_decay: float = 0.1
@@ -70,9 +72,19 @@ class ClipTrainConfig:
     embed_dim: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every"):
+        for name in ("steps", "log_every", "checkpoint_every", "heads", "vision_layers", "text_layers", "embed_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be >= 2, or there is nothing to tell apart, got {self.batch_size}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
+        for name, divisor in (("image_size", "patch_size"), ("width", "heads")):
+            value, by = getattr(self, name), getattr(self, divisor)
+            if value < 1 or by < 1 or value % by:
+                raise ValueError(f"{name} must be a multiple of {divisor} = {by}, got {value}")
+        if self.context_length < 3:
+            raise ValueError(f"context_length must be >= 3, a word and its frame, got {self.context_length}")
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps must be in [0, steps = {self.steps}), got {self.warmup_steps}")
 
@@ -115,7 +127,7 @@ def train_clip(config: ClipTrainConfig, batches: Callable[[int], Batch], *, toke
 
 
 def contrastive_loss(
-    image: Float[torch.Tensor, "B D"],
+    image: Float[torch.Tensor, "M D"],
     text: Float[torch.Tensor, "B D"],
     *,
     tokens: Int[torch.Tensor, "B T"],
@@ -123,14 +135,17 @@ def contrastive_loss(
 ) -> tuple[Float[torch.Tensor, ""], Float[torch.Tensor, ""]]:
     """Unit rows of pictures and captions -> (loss, share of rows and columns whose own pair wins).
 
-    tokens are the captions as read: rows that are equal are not negatives of each other.
+    tokens are the captions as read: rows that are equal are not negatives of each other. Picture i belongs to caption
+    i, pictures from B on to none.
     """
     caption_ids = torch.unique(tokens, dim=0, return_inverse=True)[1].to(image.device)  # [B]
     same = (caption_ids[:, None] == caption_ids[None, :]).fill_diagonal_(False)
-    logits = (logit_scale.exp() * image @ text.T).masked_fill(same, -math.inf)  # [B, B]
-    pairs = torch.arange(len(logits), device=image.device)
-    loss = (functional.cross_entropy(logits, pairs) + functional.cross_entropy(logits.T, pairs)) / 2
-    wins = torch.cat([logits.argmax(1) == pairs, logits.argmax(0) == pairs])
+    same = functional.pad(same, (0, 0, 0, len(image) - len(text)))  # [M, B]
+    logits = (logit_scale.exp() * image @ text.T).masked_fill(same, -math.inf)  # [M, B]
+    pairs = torch.arange(len(text), device=image.device)
+    own = logits[: len(text)]
+    loss = (functional.cross_entropy(own, pairs) + functional.cross_entropy(logits.T, pairs)) / 2
+    wins = torch.cat([own.argmax(1) == pairs, logits.argmax(0) == pairs])
     return loss, wins.float().mean()
 
 
@@ -197,7 +212,7 @@ def _train(
         while state.step < config.steps:
             pixels, captions = batches(state.step)
             loss, accuracy = _update(
-                state, config, images=_images(pixels, captions, config), tokens=tokenizer(captions)
+                state, config, images=_images(pixels, len(captions), config), tokens=tokenizer(captions)
             )
             examples += len(captions)
             bar.update()
@@ -216,7 +231,7 @@ def _train(
 def _update(
     state: _State, config: ClipTrainConfig, *, images: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step on images [B, 3, H, W] and tokens [B, T] -> (loss, accuracy)."""
+    """One step on images [B + E, 3, H, W] and tokens [B, T] -> (loss, accuracy)."""
     model, optimizer = state.model, state.optimizer
     for group in optimizer.param_groups:
         group["lr"] = _learning_rate(config, state.step)
@@ -233,11 +248,12 @@ def _update(
     return loss.detach(), accuracy
 
 
-def _images(pixels: np.ndarray, captions: list[str], config: ClipTrainConfig) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], as open_clip's transform does at the model's own size."""
-    expected = (len(captions), config.image_size, config.image_size, 3)
-    if pixels.shape != expected or pixels.dtype != np.uint8:
-        raise ValueError(f"pixels must be uint8 {list(expected)}, got {pixels.dtype} {list(pixels.shape)}")
+def _images(pixels: np.ndarray, captions: int, config: ClipTrainConfig) -> torch.Tensor:
+    """uint8 [M, H, W, 3] -> float32 [M, 3, H, W], as open_clip's transform does at the model's own size."""
+    size = [config.image_size, config.image_size, 3]
+    if pixels.dtype != np.uint8 or list(pixels.shape[1:]) != size or len(pixels) < captions:
+        rule = f"pixels must be uint8 {[captions, *size]}, or more of them"
+        raise ValueError(f"{rule}, got {pixels.dtype} {list(pixels.shape)}")
     unit = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)
     return (unit - PIXEL_MEAN) / PIXEL_STD
 

@@ -99,7 +99,7 @@ def test_scores_are_cosine_similarities_of_the_trained_weights(run: Path, pictur
     model.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["model"])
     tokens = open_clip.get_tokenizer(f"local-dir:{run / 'model'}")([CAPTIONS[0]])
     with torch.no_grad():
-        image = model.encode_image(_images(pictures, CAPTIONS, TINY))
+        image = model.encode_image(_images(pictures, len(CAPTIONS), TINY))
         text = model.encode_text(tokens)
         expected = torch.nn.functional.cosine_similarity(image, text).numpy()
     np.testing.assert_allclose(scores, expected, atol=2e-3)
@@ -109,7 +109,7 @@ def test_scores_are_cosine_similarities_of_the_trained_weights(run: Path, pictur
 def test_training_prepares_pixels_as_the_loaded_model_does(run: Path, pictures: np.ndarray) -> None:
     _, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{run / 'model'}")
     expected = torch.stack([preprocess(Image.fromarray(picture)) for picture in pictures])
-    assert torch.equal(_images(pictures, CAPTIONS, TINY), expected)
+    assert torch.equal(_images(pictures, len(CAPTIONS), TINY), expected)
 
 
 def test_score_does_not_depend_on_the_other_pictures(reranker: Reranker, pictures: np.ndarray) -> None:
@@ -118,6 +118,19 @@ def test_score_does_not_depend_on_the_other_pictures(reranker: Reranker, picture
     alone = [reranker.score("a red square", many[i : i + 1])[0] for i in range(len(many))]
     np.testing.assert_array_equal(together, alone)
     assert reranker.score("a red square", many[:0]).shape == (0,)
+
+
+def test_features_are_what_is_scored_before_it_has_length_one(reranker: Reranker, pictures: np.ndarray) -> None:
+    many = np.concatenate([pictures, pictures[:3]])  # two calls of the tower, one of them partial
+    features = reranker.features(many)
+    np.testing.assert_array_equal(features[-3:], reranker.features(pictures[:3]))
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    assert (np.abs(lengths - 1) > 0.01).any()
+    similar = features / lengths @ (features / lengths).T
+    assert similar[0, len(pictures)] == pytest.approx(1, abs=1e-5)
+    scores = reranker.score(CAPTIONS[0], many)
+    text = reranker._embed_text(CAPTIONS[0]).detach().numpy()
+    np.testing.assert_allclose(features / lengths @ text, scores, atol=1e-5)
 
 
 def test_pictures_of_any_size_are_scored(reranker: Reranker, pictures: np.ndarray) -> None:
@@ -194,6 +207,17 @@ def test_equal_captions_are_not_negatives_of_each_other() -> None:
     rows = [-np.log(e(2) / (e(2) + 1))] * 2 + [-np.log(e(2) / (e(2) + 2))]
     assert loss.item() == pytest.approx(np.mean(rows))
     assert accuracy.item() == 1.0
+
+
+def test_picture_without_a_caption_competes_for_every_caption_and_asks_for_none() -> None:
+    """Two pairs and a spoiled picture that is as near to the first caption as its own: e^2 and e^0 are the terms."""
+    image, text = torch.eye(2)[[0, 1, 0]], torch.eye(2)
+    scale = torch.tensor(2.0).log()
+    loss, _ = contrastive_loss(image, text, tokens=torch.tensor([[7], [8]]), logit_scale=scale)
+    e = np.exp
+    of_pictures = -np.log(e(2) / (e(2) + 1))
+    of_captions = [-np.log(e(2) / (2 * e(2) + 1)), -np.log(e(2) / (e(2) + 2))]
+    assert loss.item() == pytest.approx((of_pictures + np.mean(of_captions)) / 2)
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def _is_tree(tree: Any) -> bool:
 
 
 def write_safetensors(params: Mapping[str, Any], path: Path, *, dtype: Any) -> None:
-    """Write a tree with its floats as `dtype`; the file appears whole or not at all."""
+    """Write a tree with its floats as `dtype`, or as they are (None); the file appears whole or not at all."""
     flat = traverse_util.flatten_dict(dict(params), sep="/")
-    arrays = {name: np.asarray(value).astype(dtype) for name, value in sorted(flat.items())}
+    arrays = {name: np.asarray(value).astype(dtype or value.dtype) for name, value in sorted(flat.items())}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file({name: jax.numpy.asarray(value) for name, value in arrays.items()}, str(partial))

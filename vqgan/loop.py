@@ -2,20 +2,25 @@
 
 Contract: a run is a pure function of its state and of the step number. `batches(step)` gives the same batch
 for the same step, so resuming needs nothing but the newest checkpoint, and gives what an uninterrupted run gives.
-A run folder holds `metrics.jsonl`, `checkpoints/` (orbax) and `sheets/` (pictures of the progress).
+A checkpoint appears whole or not at all, and is written while training goes on; it may be restored to other devices:
+arrays are put where those of the state that `fit` is given are. A run folder holds `metrics.jsonl`, `checkpoints/`
+(orbax) and `sheets/` (pictures of the progress). Of several processes, all call `fit`, and the first one writes.
 """
 
 import dataclasses
 import json
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from PIL import Image
 from tqdm import tqdm
 
@@ -30,6 +35,8 @@ class LoopConfig:
     out: Path
     steps: int
     examples_per_step: int
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)  # name: what one step adds to it
+    track: Callable[[int, dict[str, float]], None] | None = None  # is told every row of metrics, too
     log_every: int = 20
     save_seconds: float = 180.0
     sheet_every: int = 500
@@ -50,7 +57,8 @@ def fit(
     `sheet_every` steps, `sheet(state)` draws a picture of the progress and `validate(state)` adds metrics.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    first = jax.process_index() == 0
+    options = ocp.CheckpointManagerOptions(max_to_keep=1)
     with ocp.CheckpointManager(config.out.absolute() / "checkpoints", options=options) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start:
@@ -62,12 +70,10 @@ def fit(
             if step not in checkpoints.all_steps():
                 checkpoints.save(step, args=ocp.args.StandardSave(state))
 
-        saved = logged = time.monotonic()
-        logged_step = start
+        saved = time.monotonic()
         with (
             ThreadPoolExecutor(1) as pool,  # draws the next batch while this one trains
-            (config.out / "metrics.jsonl").open("a", encoding="utf-8") as log,
-            tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True, mininterval=5) as bar,
+            _reporting(config, start) as report,
         ):
             upcoming = pool.submit(batches, start)
             for step in range(start, config.steps):
@@ -75,24 +81,68 @@ def fit(
                 if step + 1 < config.steps:
                     upcoming = pool.submit(batches, step + 1)
                 state, metrics = step_fn(state, batch)
-                bar.update()
-                done, now = step + 1, time.monotonic()
+                done = step + 1
                 look = done % config.sheet_every == 0 or done == config.steps
                 if look and validate:
                     metrics = {**metrics, **validate(state)}
-                if done % config.log_every == 0 or done == config.steps:
-                    row = {name: float(value) for name, value in metrics.items()}
-                    now = time.monotonic()  # reading the metrics waited for the device
-                    rate = (done - logged_step) * config.examples_per_step / (now - logged)
-                    log.write(json.dumps({"step": done, **row, "examples_per_second": round(rate, 2)}) + "\n")
-                    log.flush()
-                    bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
-                    logged, logged_step = now, done
-                if now - saved > config.save_seconds:
+                report(done, metrics)
+                if _agreed(done, time.monotonic() - saved > config.save_seconds, config):
                     save(done)
                     saved = time.monotonic()
                 if look and sheet:
-                    (config.out / "sheets").mkdir(exist_ok=True)
-                    sheet(state).save(config.out / "sheets" / f"{done:06d}.png")
+                    picture = sheet(state)
+                    if first:
+                        (config.out / "sheets").mkdir(exist_ok=True)
+                        picture.save(config.out / "sheets" / f"{done:06d}.png")
+        checkpoints.wait_until_finished()  # the last step may just be on its way to the disk
         save(config.steps)
     return state
+
+
+def _agreed(step: int, due: bool, config: LoopConfig) -> bool:
+    """Whether to save now. Clocks differ: the first process decides for all, at a step where all wait anyway."""
+    if jax.process_count() == 1:
+        return due
+    return step % config.log_every == 0 and bool(multihost_utils.broadcast_one_to_all(due))
+
+
+@contextmanager
+def _reporting(config: LoopConfig, start: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    """A function (step, metrics) that moves the progress bar and, every `log_every` steps, writes a row of metrics."""
+    first = jax.process_index() == 0
+    logged, logged_step = time.monotonic(), start
+    with (
+        _metrics_file(config.out / "metrics.jsonl", start) if first else open(os.devnull, "w") as log,
+        tqdm(
+            total=config.steps, initial=start, unit="step", dynamic_ncols=True, mininterval=5, disable=not first
+        ) as bar,
+    ):
+
+        def report(step: int, metrics: dict[str, Any]) -> None:
+            nonlocal logged, logged_step
+            bar.update()
+            if step % config.log_every and step != config.steps:
+                return
+            row = {name: float(value) for name, value in metrics.items()}
+            now = time.monotonic()  # reading the metrics waited for the device
+            steps_per_second = (step - logged_step) / (now - logged)
+            rates = {"examples_per_second": config.examples_per_step, **config.rates}
+            row |= {name: float(f"{amount * steps_per_second:.4g}") for name, amount in rates.items()}
+            logged, logged_step = now, step
+            bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            log.write(json.dumps({"step": step, **row}) + "\n")
+            log.flush()
+            if config.track and first:
+                config.track(step, row)
+
+        yield report
+
+
+def _metrics_file(path: Path, start: int) -> TextIO:
+    """Opened for more rows, without those that the resumed run will write again and one that was cut off."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
+        if line.endswith("\n") and json.loads(line)["step"] <= start:
+            kept.append(line)
+    path.write_text("".join(kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")

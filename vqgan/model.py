@@ -53,7 +53,8 @@ class AttnBlock(nn.Module):
         B, H, W, C = x.shape
         h = _norm(self.config, "norm")(x)
         q, k, v = (_conv(C, 1, name)(h).reshape(B, H * W, C) for name in "qkv")
-        weights = nn.softmax(jnp.einsum("bqc,bkc->bqk", q, k) * C**-0.5)
+        logits = jnp.einsum("bqc,bkc->bqk", q, k) * C**-0.5
+        weights = nn.softmax(logits.astype(jnp.float32)).astype(v.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(B, H, W, C)
         return x + _conv(C, 1, "proj_out")(h)
 
