@@ -1,196 +1,229 @@
 """The recipe of the embedded model: the three networks of `assets/models/emoji`, trained on the emoji world.
 
 Contract: each function trains one network from scratch, or on from its newest checkpoint, in its own folder of a
-run directory, and writes the part of the model folder that `dalle_mini.load` reads. Sizes are for two CPU cores.
+run directory, and writes the part of the model folder that `dalle_mini.load` reads. Sizes and settings are those of a
+recipe, recipes/emoji.toml; what is said here is what its data are.
 """
 
+import dataclasses
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 import vqgan
-from dalle_mini import decode, device, tokenizer
+from dalle_mini import device, tokenizer
 from dalle_mini.checkpoint import save_model
-from dalle_mini.config import ModelConfig, SamplingParams
+from dalle_mini.config import ModelConfig
 from dalle_mini.gallery import contact_sheet
-from dalle_mini.training.dalle import DalleTrainConfig, Examples
+from dalle_mini.training.dalle import Examples, draw
 from dalle_mini.training.dalle import train as fit_dalle
-from dalle_mini.training.emoji import NAMES, Scene, World
-from vqgan.config import VQGANConfig
-from vqgan.model import encode as encode_pixels
-from vqgan.train import Batch, VQGANTrainConfig, same_cells
+from dalle_mini.training.emoji import COLOURS, GRID, NAMES, Scene, World
+from dalle_mini.training.recipe import Recipe
+from vqgan.train import Batch, same_cells
 from vqgan.train import train as fit_vqgan
 from vqgan.train import train_decoder as fit_decoder
 
-VQGAN_SIZES = VQGANConfig(
-    resolution=64,
-    ch=16,
-    ch_mult=(1, 2, 4, 4),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=64,
-    n_embed=1024,
-    embed_dim=8,
-    num_groups=4,
+OBJECTS_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
+DECODER_STEPS = 4500
+EXAMPLES = 150_000
+OWN_SPELLINGS = 1000
+CLIP_EXAMPLES = 32_768
+BARE = -1  # in a spelling: nothing is drawn here
+
+
+class Stage(NamedTuple):
+    """More of the training of the text-to-code model, with other shares of the kinds of scenes."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    kept: dict[str, float]  # of the scenes of a kind, how many are kept
+
+
+# Which of two objects is on which side, and how many there are, is learned last, and is a small part of the loss.
+STAGES = (
+    Stage("pairs", 800, 1e-2, {"pair": 1, "count": 1 / 6, "single": 1 / 6}),
+    Stage("numbers", 800, 1e-2, {"pair": 0.6, "count": 1, "single": 1 / 4}),
 )
-OBJECTS_PER_BATCH = 5  # few, so that a batch shows the same squares in many surroundings
 
 
-VQGAN_STEPS, DECODER_STEPS, DALLE_STEPS, CLIP_STEPS = 5000, 1500, 4000, 1000
-TEXT_LENGTH = 32
-VOCABULARY = 1024
-EXAMPLES = 50_000
-
-
-def train_vqgan(run: Path, *, steps: int = VQGAN_STEPS, seed: int = 0) -> None:
+def train_vqgan(run: Path, recipe: Recipe) -> None:
     """Pictures to codes and back."""
     device.set_up()
-    world = World(VQGAN_SIZES.resolution)
-    config = VQGANTrainConfig(steps=steps, warmup_steps=min(50, steps // 2), seed=seed)
+    sizes, config = recipe.vqgan(), recipe.vqgan_training()
+    world = World(sizes.resolution)
 
     def batches(step: int) -> Batch:
-        rng = np.random.default_rng((seed, step))
+        rng = np.random.default_rng((config.seed, step))
         names = rng.choice(NAMES, OBJECTS_PER_BATCH, replace=False).tolist()
-        scenes = [world.draw(rng, names) for _ in range(config.batch_size)]
-        content = np.stack([world.content(scene) for scene in scenes])
-        return Batch(np.stack([world.paint(scene) for scene in scenes]), same_cells(content, VQGAN_SIZES.downscale))
+        pixels = np.stack([world.paint(world.draw(rng, names)) for _ in range(config.batch_size)])
+        return Batch(pixels, same_cells(pixels, sizes.downscale))
 
-    params = fit_vqgan(VQGAN_SIZES, config, batches, out=run / "vqgan", held_out=_held_out_pictures(world))
-    vqgan.save(run / "model" / "vqgan", VQGAN_SIZES, params)
+    held_out = np.stack([world.paint(scene) for scene in _held_out_scenes(world, 16)])
+    params = fit_vqgan(sizes, config, batches, out=run / "vqgan", held_out=held_out)
+    vqgan.save(run / "model" / "vqgan", sizes, params)
 
 
-def train_decoder(run: Path, *, steps: int = DECODER_STEPS, seed: int = 0) -> None:
-    """The VQGAN's decoder alone, for sharper pictures from the same codes: any time after `train_vqgan`."""
+def train_decoder(run: Path, recipe: Recipe) -> None:
+    """The VQGAN's decoder alone, on the codes that the text-to-code model will write: after `train_vqgan`."""
     device.set_up()
-    world = World(VQGAN_SIZES.resolution)
-    config = VQGANTrainConfig(steps=steps, warmup_steps=min(50, steps // 2), seed=seed)
+    world, painter = _load(run)
+    spelling = Spelling(world, painter)
+    config = dataclasses.replace(recipe.vqgan_training(), steps=DECODER_STEPS)
+    seed = config.seed
 
-    def pictures(step: int) -> np.ndarray:
+    # A quarter of the pictures as the encoder itself spells them: it stays an auto-encoder.
+    rng, quarter = np.random.default_rng((seed, 1)), config.batch_size // 4
+    own_pixels = np.stack([world.paint(world.draw(rng)) for _ in range(OWN_SPELLINGS)])
+    own_codes = painter.encode(own_pixels)
+
+    def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, 1, step))
-        return np.stack([world.paint(world.draw(rng)) for _ in range(config.batch_size)])
+        scenes = [world.draw(rng) for _ in range(config.batch_size - quarter)]
+        own = rng.integers(OWN_SPELLINGS, size=quarter)
+        codes = np.concatenate([spelling.codes(scenes), own_codes[own]])
+        return codes, np.concatenate([np.stack([world.paint(scene) for scene in scenes]), own_pixels[own]])
 
+    scenes = _held_out_scenes(world, 16)
+    held_out = spelling.codes(scenes), np.stack([world.paint(scene) for scene in scenes])
+    params = fit_decoder(painter.config, config, painter.params, batches, out=run / "decoder", held_out=held_out)
+    vqgan.save(run / "model" / "vqgan", painter.config, params)
+
+
+class Spelling:
+    """How the VQGAN's encoder spells the objects and the backgrounds of the world.
+
+    The encoder sees more than a square: at its edge, an object has somewhat different codes over every background. A
+    text-to-code model would have to learn each of them. So one spelling is chosen for every object of every size, by a
+    vote over the backgrounds and places of training, and scenes are composed of these; squares without anything drawn
+    have the one code of their background. Nothing that is held out is looked at.
+    """
+
+    def __init__(self, world: World, painter: vqgan.VQGAN) -> None:
+        self.blocks: dict[tuple[str, int], np.ndarray] = {}  # int [size, size], BARE where nothing is drawn
+        grounds: dict[str, list[np.ndarray]] = {colour: [] for colour in COLOURS}
+        cell = painter.config.downscale
+        for (name, size), sprite in tqdm(world.sprites.items(), unit="object", desc="spelling", mininterval=5):
+            drawn = sprite[..., 3].reshape(size, cell, size, cell).any((1, 3))
+            scenes = world.alone(name, size)
+            codes = painter.encode(np.stack([world.paint(scene) for scene in scenes])).reshape(-1, GRID, GRID)
+            seen = []
+            for scene, grid in zip(scenes, codes, strict=True):
+                (place,) = scene.sprites
+                area = np.s_[place.row : place.row + size, place.column : place.column + size]
+                seen.append(grid[area])
+                grounds[scene.background].append(grid[area][~drawn])
+            votes = np.apply_along_axis(lambda codes: np.bincount(codes).argmax(), 0, np.stack(seen))
+            self.blocks[name, size] = np.where(drawn, votes, BARE)
+        self.grounds = {colour: int(np.bincount(np.concatenate(seen)).argmax()) for colour, seen in grounds.items()}
+
+    def codes(self, scenes: Sequence[Scene]) -> np.ndarray:
+        """int32 [scenes, GRID * GRID]."""
+        grids = np.full((len(scenes), GRID, GRID), BARE, np.int32)
+        for grid, scene in zip(grids, scenes, strict=True):
+            for sprite in scene.sprites:
+                area = np.s_[sprite.row : sprite.row + sprite.size, sprite.column : sprite.column + sprite.size]
+                grid[area] = self.blocks[sprite.name, sprite.size]
+            grid[grid == BARE] = self.grounds[scene.background]
+        return grids.reshape(len(scenes), -1)
+
+    def spoiled(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        """Codes of the scene with a fault: of one object, all or a half is missing or another object's."""
+        (grid,) = self.codes([scene]).reshape(1, GRID, GRID)
+        sprite = scene.sprites[rng.integers(len(scene.sprites))]
+        own, half = self.blocks[sprite.name, sprite.size], sprite.size // 2
+        fault = np.full_like(own, BARE)
+        if rng.random() < 0.7:
+            fault = self.blocks[str(rng.choice([name for name in NAMES if name != sprite.name])), sprite.size]
+        kept: Any = [np.s_[:0], np.s_[:half], np.s_[half:], np.s_[:, :half], np.s_[:, half:]][rng.integers(5)]
+        fault = fault.copy()
+        fault[kept] = own[kept]
+        fault[fault == BARE] = self.grounds[scene.background]
+        grid[sprite.row : sprite.row + sprite.size, sprite.column : sprite.column + sprite.size] = fault
+        return grid.reshape(-1)
+
+
+def _held_out_scenes(world: World, count: int) -> list[Scene]:
+    rng = np.random.default_rng(1)
+    return [world.draw(rng, held=True) for _ in range(count)]
+
+
+def _load(run: Path) -> tuple[World, vqgan.VQGAN]:
+    """The run's VQGAN, and the world at its resolution."""
     painter = vqgan.load(run / "model" / "vqgan")
-    held_out = _held_out_pictures(world)
-    params = fit_decoder(VQGAN_SIZES, config, painter.params, pictures, out=run / "decoder", held_out=held_out)
-    vqgan.save(run / "model" / "vqgan", VQGAN_SIZES, params)
+    return World(painter.config.resolution), painter
 
 
-def _held_out_pictures(world: World) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return np.stack([world.paint(world.draw(rng, held=True)) for _ in range(16)])
-
-
-def train_tokenizer(run: Path) -> tokenizer.Tokenizer:
+def train_tokenizer(run: Path, world: World, sizes: ModelConfig) -> tokenizer.Tokenizer:
     """The byte-level BPE of the world's captions, made once for the text-to-code model and CLIP."""
-    folder = run / "model" / "dalle"
+    folder, length = run / "model" / "dalle", sizes.max_text_length
     if not (folder / "tokenizer.json").exists():
-        world, rng = World(VQGAN_SIZES.resolution), np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         captions = [world.draw(rng).caption for _ in range(20_000)]
-        tokenizer.train(captions, folder, vocab_size=VOCABULARY, max_text_length=TEXT_LENGTH)
-    return tokenizer.Tokenizer.load(folder, max_text_length=TEXT_LENGTH, normalize=True)
+        tokenizer.train(captions, folder, vocab_size=sizes.encoder_vocab_size, max_text_length=length)
+    return tokenizer.Tokenizer.load(folder, max_text_length=length, normalize=sizes.normalize_text)
 
 
-def _examples(run: Path, count: int, *, held: bool, seed: int) -> Examples:
-    """Captions as tokens and pictures as codes, made once and kept in `run`."""
-    file = run / ("codes-held-out.npz" if held else "codes.npz")
-    if not file.exists():
-        world, rng = World(VQGAN_SIZES.resolution), np.random.default_rng((seed, held))
-        scenes = [world.draw(rng, held=held) for _ in range(count)]
-        painter = vqgan.load(run / "model" / "vqgan")
-        encode = jax.jit(lambda params, pixels: encode_pixels(params, VQGAN_SIZES, pixels.astype(jnp.float32) / 255))
-        parts = [
-            np.asarray(encode(painter.params, np.stack([world.paint(scene) for scene in scenes[i : i + 50]])))
-            for i in tqdm(range(0, count, 50), unit_scale=50, unit="picture", desc=file.stem, mininterval=5)
-        ]
-        captions = np.array([scene.caption for scene in scenes])
-        np.savez(file, codes=np.concatenate(parts).astype(np.uint16), captions=captions)
-    made = np.load(file)
-    reader = train_tokenizer(run)
+def _examples(scenes: Sequence[Scene], spelling: Spelling, reader: tokenizer.Tokenizer) -> Examples:
     empty_tokens, empty_mask = reader.encode_batch([""])
-    tokens, mask = reader.encode_batch(made["captions"].tolist())
-    return Examples(tokens, mask, made["codes"].astype(np.int32), (empty_tokens[0], empty_mask[0]))
+    tokens, mask = reader.encode_batch([scene.caption for scene in scenes])
+    return Examples(tokens, mask, spelling.codes(scenes), (empty_tokens[0], empty_mask[0]))
 
 
-def train_dalle(run: Path, *, steps: int = DALLE_STEPS, examples: int = EXAMPLES, seed: int = 0) -> None:
+def train_dalle(run: Path, recipe: Recipe, *, examples: int = EXAMPLES) -> None:
     """Captions to codes, on the codes of the VQGAN that `train_vqgan` left in `run`."""
     device.set_up()
-    data = _examples(run, examples, held=False, seed=seed)
-    held_out = _examples(run, 500, held=True, seed=seed)
-    folder = run / "model" / "dalle"
-    reader = train_tokenizer(run)
-    sizes = ModelConfig(
-        encoder_vocab_size=reader.vocab_size,
-        image_vocab_size=VQGAN_SIZES.n_embed,
-        codebook_size=VQGAN_SIZES.n_embed,
-        decoder_start_token_id=VQGAN_SIZES.n_embed,
-        image_length=VQGAN_SIZES.side**2,
-        max_text_length=TEXT_LENGTH,
-        d_model=192,
-        encoder_layers=2,
-        decoder_layers=4,
-        encoder_attention_heads=6,
-        decoder_attention_heads=6,
-        encoder_ffn_dim=384,
-        decoder_ffn_dim=384,
-        normalize_text=True,
-        sampling=SamplingParams(condition_scale=1.5, temperature=0.7),
-    )
-    painter = vqgan.load(run / "model" / "vqgan")
-
-    @jax.jit
-    def draw(params: dict[str, Any]) -> jax.Array:
-        state = decode.empty_state(sizes, 16)
-        tokens = jnp.stack([jnp.asarray(held_out.tokens[:16]), jnp.tile(held_out.empty[0], (16, 1))], 1)
-        mask = jnp.stack([jnp.asarray(held_out.mask[:16]), jnp.tile(held_out.empty[1], (16, 1))], 1)
-        prefix = decode.prefill(params, sizes, tokens.reshape(32, -1), mask.reshape(32, -1))
-        scale = jnp.full(16, sizes.sampling.condition_scale)
-        top_k = jnp.full(16, sizes.sampling.top_k)
-        state = state._replace(cross=prefix, sampling=state.sampling._replace(condition_scale=scale, top_k=top_k))
-        rows = []
-        for _ in range(sizes.side):
-            state, row = decode.decode_row(params, sizes, state)
-            rows.append(row)
-        return jnp.concatenate(rows, 1)
+    config, (world, painter) = recipe.dalle_training(), _load(run)
+    sizes, rng = recipe.dalle(painter=painter.config), np.random.default_rng(config.seed)
+    spelling, reader = Spelling(world, painter), train_tokenizer(run, world, sizes)
+    # The recipe says how many tokens there may be; the captions of this world fill less.
+    sizes = dataclasses.replace(sizes, encoder_vocab_size=reader.vocab_size)
+    data = _examples([world.draw(rng) for _ in range(examples)], spelling, reader)
+    held_out = _examples(_held_out_scenes(world, 500), spelling, reader)
+    folder, shown = run / "model" / "dalle", held_out.first(16)
 
     def sheet(params: dict[str, Any]) -> Image.Image:
         save_model(folder, sizes, params, dtype="float16")  # each sheet leaves a usable model
-        return contact_sheet([Image.fromarray(pixels) for pixels in painter.decode(np.asarray(draw(params)))])
+        return contact_sheet([Image.fromarray(pixels) for pixels in painter.decode(draw(params, sizes, shown))])
 
-    params = fit_dalle(
-        sizes,
-        DalleTrainConfig(steps=steps, batch_size=48, seed=seed),
-        data,
-        held_out=held_out,
-        out=run / "dalle",
-        sheet=sheet,
-    )
+    fit = partial(fit_dalle, sizes, held_out=held_out, sheet=sheet)
+    params = fit(config, data, out=run / "dalle")
+    for i, stage in enumerate(STAGES, 1):
+        scenes = [
+            scene for scene in (world.draw(rng) for _ in range(examples)) if rng.random() < stage.kept[scene.kind]
+        ]
+        later = dataclasses.replace(config, steps=stage.steps, learning_rate=stage.learning_rate, seed=config.seed + i)
+        params = fit(later, _examples(scenes, spelling, reader), out=run / f"dalle-{stage.name}", params=params)
     save_model(folder, sizes, params, dtype="float16")
 
 
-def train_clip(run: Path, *, steps: int = CLIP_STEPS, batch_size: int = 128, seed: int = 0) -> None:
-    """Pictures and captions to one space."""
-    from clip_rerank.train import ClipTrainConfig
+def train_clip(run: Path, recipe: Recipe) -> None:
+    """Pictures and captions to one space, on pictures as the run's VQGAN paints them: after `train_decoder`."""
+    device.set_up()
     from clip_rerank.train import train_clip as fit_clip
 
-    world = World(VQGAN_SIZES.resolution)
-    train_tokenizer(run)
+    config, (world, painter) = recipe.clip_training(), _load(run)
+    spelling, rng = Spelling(world, painter), np.random.default_rng(config.seed)
+    train_tokenizer(run, world, recipe.dalle())
+    scenes: list[Scene] = []
+    while len(scenes) < CLIP_EXAMPLES:
+        # Two objects in a stretch of a batch, so that order, relation, number, size and background have to tell.
+        names = rng.choice(NAMES, 2, replace=False).tolist()
+        scenes += [world.draw(rng, names) for _ in range(8)]
+    codes = np.stack([spelling.codes(scenes), np.stack([spelling.spoiled(scene, rng) for scene in scenes])])
+    # uint8 [right and spoiled, scenes, H, W, 3]
+    pixels = np.stack([np.concatenate([painter.decode(some) for some in np.split(each, 256)]) for each in codes])
 
     def batches(step: int) -> tuple[np.ndarray, list[str]]:
-        rng = np.random.default_rng((seed, step))
-        scenes: list[Scene] = []
-        while len(scenes) < batch_size:
-            # Two objects in a stretch of the batch, so that order, relation, number, size and background have to tell.
-            names = rng.choice(NAMES, 2, replace=False).tolist()
-            scenes += [world.draw(rng, names) for _ in range(8)]
-        scenes = scenes[:batch_size]
-        return np.stack([world.paint(scene) for scene in scenes]), [scene.caption for scene in scenes]
+        stretches = np.random.default_rng((config.seed, step)).integers(CLIP_EXAMPLES // 8, size=config.batch_size // 8)
+        chosen = (8 * stretches[:, None] + np.arange(8)).ravel()
+        return np.concatenate(pixels[:, chosen]), [scenes[i].caption for i in chosen]
 
-    config = ClipTrainConfig(steps=steps, warmup_steps=min(100, steps // 10), seed=seed)
     folder = fit_clip(config, batches, tokenizer_folder=run / "model" / "dalle", out=run / "clip")
     shutil.copytree(folder, run / "model" / "clip", dirs_exist_ok=True)

@@ -1,24 +1,49 @@
-"""Is what was drawn what was asked? Judged without CLIP, by comparing with rendered templates of every object.
+"""How good is a model? What it draws, what its codes keep, how well it predicts: one report and one picture.
 
-Contract: `evaluate` asks a pipeline for scenes whose combinations training never saw and gives percentages. A picture
-is right if, in the place of each object, the nearest of all objects' templates (mean squared error) is the one asked
-for and the rest of the picture is empty; its background is right if its colour is nearest to that one of the world.
+Contract: `evaluate` asks a pipeline for captions whose true pictures are known: those of a source, or scenes of the
+emoji world whose combinations training never saw. The report holds what could be measured and nothing else: without
+CLIP, no CLIP score and no FID; template accuracy for the emoji world alone.
+
+Template accuracy is an opinion that is not CLIP's. A picture is right if, in the place of each object, the nearest of
+all objects' templates (mean squared error) is the one asked for and the rest of the picture is empty; its background
+is right if its colour is nearest to that one of the world.
 """
 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
-from PIL import Image
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from dalle_mini.gallery import contact_sheet
 from dalle_mini.pipeline import Pipeline
+from dalle_mini.serving.engine import Engine
+from dalle_mini.serving.scheduler import Scheduler
+from dalle_mini.training.dataset import open_source
 from dalle_mini.training.emoji import BACKGROUNDS, GRID, NAMES, Scene, World
+from dalle_mini.training.encode import fingerprint, read_codes
+from dalle_mini.training.figure import Row, draw_report
+from dalle_mini.training.measures import codebook_use, frechet_distance, psnr, ssim
+from dalle_mini.training.samples import Report, read_samples
+from dalle_mini.training.step import Batch, row_losses
+
+if TYPE_CHECKING:
+    from clip_rerank import Reranker
 
 EMPTY_ERROR = 0.02  # mean squared error up to which a square without an object counts as empty
+LOSS_ROWS = 16  # of one call: the logits of mega for them take 270 MB
+ENCODER_SPELLS = (
+    "Of the codes that the VQGAN's encoder gives. A model that was trained on other codes for the same pictures, as "
+    "the embedded one was (training/embedded.py), does not predict these, however well it draws."
+)
+SHOWN = 24  # captions in the picture, at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,34 +83,191 @@ def _nearest(world: World, area: np.ndarray, size: int, background: np.ndarray) 
     return min(NAMES, key=error)
 
 
-def evaluate(
-    pipeline: Pipeline, *, captions: int = 200, seed: int = 0, **settings: Any
-) -> tuple[dict[str, Any], Image.Image]:
-    """Percentages on held-out captions, for the best by CLIP, for the first candidate, and for the VQGAN alone.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Questions:
+    """Captions to draw and their true pictures, M of each; `scenes` only for the emoji world."""
 
-    Also a sheet of the first pictures, as they came.
-    """
-    world = World(pipeline.resolution)
+    source: str
+    captions: list[str]
+    truth: UInt8[np.ndarray, "M H W 3"]
+    scenes: list[Scene] | None = None
+
+
+def emoji_questions(resolution: int, *, captions: int = 200, seed: int = 0) -> Questions:
+    """Scenes of the emoji world with a combination that training never saw."""
+    world = World(resolution)
     rng = np.random.default_rng((seed, 1_000_003))  # not the stream that training's validation set is from
     scenes = [world.draw(rng, held=True) for _ in range(captions)]
-    truth = np.stack([world.paint(scene) for scene in scenes])
-    ceiling = pipeline.vqgan.decode(pipeline.vqgan.encode(truth))
-    best, first = [], []
-    for i, scene in enumerate(tqdm(scenes, unit="caption", mininterval=5)):
-        gallery = pipeline.generate(scene.caption, seed=i, **settings)
-        best.append(np.asarray(gallery[0].image))
-        first.append(np.asarray(min(gallery, key=lambda candidate: candidate.index).image))
-    report = {
-        "captions": captions,
-        "candidates": len(gallery),
-        "best": _percentages(world, scenes, best),
-        "first": _percentages(world, scenes, first),
-        "vqgan": _percentages(world, scenes, list(ceiling)),
+    return Questions(
+        source="held-out scenes of the emoji world",
+        captions=[scene.caption for scene in scenes],
+        truth=np.stack([world.paint(scene) for scene in scenes]),
+        scenes=scenes,
+    )
+
+
+def source_questions(source: str | Path, resolution: int, *, captions: int = 200) -> Questions:
+    """The first samples of a source that are of use (see training/dataset.py), cropped to squares as encode does.
+
+    Raises ValueError if there is none.
+    """
+    report = Report()
+    samples = list(islice(read_samples(open_source(source), report), captions))
+    if not samples:
+        raise ValueError(f"data must hold pictures with captions, got {report.summary()} in {str(source)!r}")
+    pictures = [np.asarray(ImageOps.fit(sample.image, (resolution, resolution))) for sample in samples]
+    return Questions(source=str(source), captions=[sample.caption for sample in samples], truth=np.stack(pictures))
+
+
+def evaluate(
+    pipeline: Pipeline,
+    questions: Questions,
+    *,
+    condition_scales: Sequence[float] = (),
+    num_candidates: int | None = None,
+    shards: Sequence[Path] = (),
+    features: "Reranker | None" = None,
+) -> tuple[dict[str, Any], Image.Image]:
+    """Everything that can be measured, for a JSON file, and a picture of it.
+
+    condition_scales: each gives a row of the report, and several a curve; the model's own when left out. features:
+    the CLIP that measures, the pipeline's own when left out. shards: what `encode` wrote of rows that training did
+    not see, for the validation loss; without them it is of the questions' captions and pictures.
+    """
+    defaults = pipeline.defaults
+    candidates = defaults.num_candidates if num_candidates is None else num_candidates
+    settings = [
+        dataclasses.replace(defaults, num_candidates=candidates, condition_scale=scale)
+        for scale in condition_scales or [defaults.condition_scale]
+    ]
+    judges = _Judges(pipeline, questions, features or pipeline.reranker)
+    codes = pipeline.vqgan.encode(questions.truth)
+    rebuilt = pipeline.vqgan.decode(codes)
+    report: dict[str, Any] = {
+        "model": pipeline.name,
+        "captions": {"source": questions.source, "number": len(questions.captions)},
+        "candidates": candidates,
+        "sampling": {name: getattr(defaults, name) for name in ("temperature", "top_k", "top_p")},
+        **judges.about(),
+        "validation_loss": _validation_loss(pipeline, questions, codes, shards),
+        "reconstruction": _reconstruction(questions.truth, rebuilt)
+        | {"codebook": codebook_use(codes, pipeline.vqgan.config.n_embed)}
+        | judges.opinions({"rebuilt": rebuilt}, flat=True),
+        "drawn": [],
     }
-    return report, contact_sheet([Image.fromarray(picture) for picture in best[:64]])
+    rows = [Row("true", questions.truth[:SHOWN]), Row("VQGAN alone", rebuilt[:SHOWN])]
+    for params in settings:
+        drawn = _draw(pipeline, questions.captions, dataclasses.asdict(params))
+        report["drawn"].append({"condition_scale": params.condition_scale, **judges.opinions(drawn)})
+        rows.append(Row(f"scale {params.condition_scale:g}", next(iter(drawn.values()))[:SHOWN]))
+    report = _rounded(report)
+    return report, draw_report(report, questions.captions[:SHOWN], rows)
 
 
-def _percentages(world: World, scenes: Sequence[Scene], pictures: Sequence[np.ndarray]) -> dict[str, float]:
+def load_clip(location: str) -> "Reranker":
+    """The CLIP that measures. Raises ValueError if there is none at `location`."""
+    from clip_rerank import Reranker, RerankerError  # imports torch
+
+    try:
+        return Reranker.load(location)
+    except RerankerError as error:
+        raise ValueError(f"features: {error}") from None
+
+
+class _Judges:
+    """What is said of pictures that were drawn for the questions: by CLIP, and by the templates of the emoji world."""
+
+    def __init__(self, pipeline: Pipeline, questions: Questions, clip: "Reranker | None") -> None:
+        self._questions, self._clip = questions, clip
+        self._own = clip is pipeline.reranker
+        self._name = f"{pipeline.name}'s own CLIP" if self._own else getattr(clip, "name", "")
+        self._world = World(questions.truth.shape[1]) if questions.scenes else None
+        if clip:
+            self._truth = clip.features(questions.truth)
+
+    def about(self) -> dict[str, Any]:
+        """The entry of the report on the CLIP that measures; none without one."""
+        if not self._clip:
+            return {}
+        number, width = self._truth.shape
+        note = (
+            f"FID on the image features of {self._name} ({width} numbers a picture), {number} drawn against {number} "
+            "true pictures. Small sets make it too large: compare only figures of the same features and number."
+        )
+        if self._own:
+            note += " The CLIP that measures is the one that ranks, which flatters the best."
+        score = self._clip.score(self._questions.captions, self._questions.truth).mean()
+        return {"clip": {"name": self._name, "features": width, "score_of_true_pictures": score, "note": note}}
+
+    def opinions(self, sets: dict[str, np.ndarray], *, flat: bool = False) -> dict[str, Any]:
+        """measure -> name of the set -> value; `flat`, for a single set, leaves the name out."""
+        found: dict[str, dict[str, Any]] = defaultdict(dict)
+        for name, pictures in sets.items():
+            if self._clip:
+                found["clip_score"][name] = self._clip.score(self._questions.captions, pictures).mean()
+                if len(pictures) > 1:
+                    found["fid"][name] = frechet_distance(self._truth, self._clip.features(pictures))
+            if self._world and self._questions.scenes:
+                found["template_accuracy"][name] = _percentages(self._world, self._questions.scenes, pictures)
+        return {measure: next(iter(values.values())) if flat else values for measure, values in found.items()}
+
+
+def _draw(pipeline: Pipeline, captions: Sequence[str], settings: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The best picture of every caption, where there is a ranking, and the first."""
+    galleries = []
+    for seed, caption in enumerate(tqdm(captions, unit="caption", mininterval=5)):
+        gallery = pipeline.generate(caption, **(settings | {"seed": seed}))
+        first = min(gallery, key=lambda candidate: candidate.index)
+        galleries.append({"best": np.asarray(gallery[0].image), "first": np.asarray(first.image)})
+    names = ("best", "first") if pipeline.reranker else ("first",)
+    return {name: np.stack([pictures[name] for pictures in galleries]) for name in names}
+
+
+def _validation_loss(
+    pipeline: Pipeline, questions: Questions, codes: Int[np.ndarray, "M T"], shards: Sequence[Path]
+) -> dict[str, Any]:
+    facts = {"rows": len(codes), "source": questions.source, "note": ENCODER_SPELLS}
+    captions = questions.captions
+    if shards:
+        captions, some, identity, _ = read_codes(shards)
+        if identity != fingerprint(pipeline.vqgan):
+            raise ValueError(f"shards must be of {pipeline.name}'s own VQGAN, got those of another: {shards[0]}")
+        codes = some.astype(np.int32)
+        facts = {"rows": len(codes), "source": ", ".join(map(str, shards))}
+    return {"nats_per_code": validation_loss(pipeline, captions, codes), **facts}
+
+
+def validation_loss(pipeline: Pipeline, captions: Sequence[str], codes: Int[np.ndarray, "M T"]) -> float:
+    """Mean cross entropy of every code, in nats, given its caption and the codes before it."""
+    tokens, mask = pipeline.tokenizer.encode_batch(captions)
+    losses = jax.jit(partial(row_losses, sizes=pipeline.config))
+    assert isinstance(pipeline.scheduler, Scheduler), "the model is in this process"
+    engine, total = pipeline.scheduler.engines[0], 0.0
+    assert isinstance(engine, Engine), "load makes no others"
+    for start in range(0, len(codes), LOSS_ROWS):
+        rows = np.s_[start : start + LOSS_ROWS]
+        total += float(losses(engine.params, batch=Batch(tokens[rows], mask[rows], codes[rows])).sum())
+    return total / len(codes)
+
+
+def _reconstruction(truth: np.ndarray, rebuilt: np.ndarray) -> dict[str, Any]:
+    return {"psnr_decibels": psnr(truth, rebuilt).mean(), "ssim": ssim(truth, rebuilt).mean()}
+
+
+def _rounded(value: Any) -> Any:
+    """For people and for JSON: five digits, and without what is not a number (the PSNR of equal pictures)."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items() if not _is_infinite(item)}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float | np.floating) else value
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and not np.isfinite(value)
+
+
+def _percentages(world: World, scenes: Sequence[Scene], pictures: np.ndarray) -> dict[str, float]:
     """Per kind of scene, how many percent have the right objects; and the background of all."""
     right = defaultdict(list)
     for scene, picture in zip(scenes, pictures, strict=True):

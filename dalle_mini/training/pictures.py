@@ -1,0 +1,204 @@
+"""A VQGAN and a CLIP of one's own pictures.
+
+Contract: each function reads its source once, into a file of pixels that is mapped into memory and never held in it;
+step k's batch is a function of (seed, k) and of that file, so that a stopped run goes on where it was, to the bit, and
+without the source. Results are the parts of RUN/model that `dalle_mini.load` reads. In RUN/vqgan and RUN/clip are
+
+    pictures.npy    uint8 [M, S, S, 3]: the centred squares that `encode` would show, at the size of the network
+    pictures.json   written last: the source, captions, and what was skipped and why
+    config.json     (vqgan) sizes and recipe; a run goes on with these or not at all
+    metrics.jsonl, checkpoints, sheets
+
+Pictures smaller than the network's are skipped, not enlarged: a VQGAN would learn their blur.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ImageOps
+from tqdm import tqdm
+
+import vqgan
+from dalle_mini import device, tokenizer
+from dalle_mini.training.dataset import Row, open_source
+from dalle_mini.training.samples import Report, read_samples, write_json
+from vqgan.config import VQGANConfig
+from vqgan.train import Batch, VQGANTrainConfig, check
+from vqgan.train import train as fit_vqgan
+
+if TYPE_CHECKING:  # it imports torch
+    from clip_rerank.train import ClipTrainConfig
+
+HELD_OUT = 16  # pictures that the VQGAN is not trained on: its sheets show them
+VOCABULARY = 8192  # at most, for a CLIP that comes before any text-to-code model
+PIXELS, FACTS, CONFIG = "pictures.npy", "pictures.json", "config.json"
+
+logger = logging.getLogger(__name__)
+
+
+class Pictures(NamedTuple):
+    pixels: UInt8[np.ndarray, "M S S 3"]  # mapped into memory
+    captions: list[str]
+    report: Report
+
+
+def train_vqgan(source: str | Path, run: Path, *, sizes: VQGANConfig, config: VQGANTrainConfig) -> Report:
+    """Pictures to codes and back, trained on all local devices; captions are not needed.
+
+    Says what became of the rows of the source. Raises ValueError, before anything is allocated, for settings that do
+    not go together, another recipe than the one this run was begun with, and a source with fewer than 2 pictures,
+    one to train on and one to look at.
+    """
+    device.set_up()
+    check(sizes, config, devices=len(jax.local_devices()))
+    if config.consistency_weight:
+        # No two squares of photographs are the same.
+        raise ValueError(f"consistency_weight must be 0 for one's own pictures, got {config.consistency_weight}")
+    out = run / "vqgan"
+    recipe = {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)}
+    _check_recipe(out, recipe)
+    data = read_pictures(source, out, side=sizes.resolution, captioned=False, at_least=2)
+    write_json(out / CONFIG, recipe)
+    held = np.linspace(0, len(data.pixels) - 1, min(HELD_OUT, len(data.pixels) // 2)).astype(int)
+    rows = np.setdiff1d(np.arange(len(data.pixels)), held)
+
+    def batches(step: int) -> Batch:
+        rng = np.random.default_rng((config.seed, step))
+        chosen = data.pixels[rng.choice(rows, config.batch_size)]
+        return Batch(_shift_and_flip(chosen, rng, farthest=sizes.downscale))
+
+    params = fit_vqgan(
+        sizes, config, batches, out=out, held_out=np.array(data.pixels[held]), devices=jax.local_devices()
+    )
+    vqgan.save(run / "model" / "vqgan", sizes, params)
+    return data.report
+
+
+def train_clip(source: str | Path, run: Path, *, config: "ClipTrainConfig") -> Report:
+    """Pictures and captions to one space, on one device: the loss compares all of a batch with all of it.
+
+    Reads text as RUN/model/dalle does, if that is there. Says what became of the rows of the source. Raises ValueError
+    for another recipe than the one this run was begun with, and a source with fewer pictures than a batch.
+    """
+    from clip_rerank.train import train_clip as fit_clip
+
+    out = run / "clip"
+    data = read_pictures(source, out, side=config.image_size, captioned=True, at_least=config.batch_size)
+
+    def batches(step: int) -> tuple[np.ndarray, list[str]]:
+        rng = np.random.default_rng((config.seed, step))
+        chosen = rng.choice(len(data.pixels), config.batch_size, replace=False)
+        return data.pixels[chosen], [data.captions[i] for i in chosen]
+
+    folder = fit_clip(config, batches, tokenizer_folder=_tokenizer(run, data.captions, config.context_length), out=out)
+    shutil.copytree(folder, run / "model" / "clip", dirs_exist_ok=True)
+    return data.report
+
+
+def read_pictures(source: str | Path, folder: Path, *, side: int, captioned: bool, at_least: int = 1) -> Pictures:
+    """The pictures of `source` as squares of `side` pixels: from `folder`, or else read and left there.
+
+    A folder that was finished is not compared with its source again: it is what the run is trained on. Raises
+    ValueError if it is of another source or size, or if fewer pictures than `at_least` are of use.
+    """
+    name = os.path.abspath(source) if os.path.exists(source) else str(source)
+    if not (folder / FACTS).exists():
+        captions, report = _write_pixels(source, folder, side=side, captioned=captioned)
+        _check_number(len(captions), report, side=side, at_least=at_least)
+        logger.info("%s: %s", name, report.summary())
+        facts = {"source": name, "side": side, "report": dataclasses.asdict(report), "captions": captions}
+        write_json(folder / FACTS, facts)
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    if (facts["source"], facts["side"]) != (name, side):
+        raise ValueError(
+            f"{folder} must hold the pictures of {name} at {side} pixels, got those of {facts['source']} "
+            f"at {facts['side']}: use a new run folder"
+        )
+    report = Report(**facts["report"])
+    _check_number(len(facts["captions"]), report, side=side, at_least=at_least)
+    return Pictures(np.load(folder / PIXELS, mmap_mode="r"), facts["captions"], report)
+
+
+def _check_number(number: int, report: Report, *, side: int, at_least: int) -> None:
+    if number < at_least:
+        raise ValueError(
+            f"source must hold at least {at_least} pictures of {side} pixels or more, got {report.summary()}"
+        )
+
+
+def _write_pixels(source: str | Path, folder: Path, *, side: int, captioned: bool) -> tuple[list[str], Report]:
+    """pictures.npy, and the captions of its rows."""
+    report = Report()
+    captions: list[str] = []
+    rows: Iterable[Row] = open_source(source)
+    if not captioned:
+        rows = (row._replace(caption=row.caption or row.key) for row in rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / (PIXELS + ".partial")
+    with partial.open("wb") as file, tqdm(unit="picture", mininterval=5) as bar:
+        header = _write_header(file, (0, side, side, 3))
+        for sample in read_samples(rows, report):
+            if min(sample.image.size) < side:
+                report.skip(f"smaller than {side} pixels", sample.key)
+                continue
+            file.write(np.asarray(ImageOps.fit(sample.image, (side, side))).tobytes())
+            captions.append(sample.caption)
+            bar.update()
+        file.seek(0)
+        end = _write_header(file, (len(captions), side, side, 3))
+        assert end == header, "numpy leaves room for the number of rows to grow"
+    partial.replace(folder / PIXELS)
+    return captions, report
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> int:
+    """The header of a .npy file, at the place where `file` is; returns where it ends."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()
+
+
+def _shift_and_flip(
+    pixels: UInt8[np.ndarray, "B S S 3"], rng: np.random.Generator, *, farthest: int
+) -> UInt8[np.ndarray, "B S S 3"]:
+    """Every picture as it may also lie on the grid of codes: moved by up to `farthest` pixels, mirrored or not.
+
+    What moves in is the mirror image of what is at the edge (He et al. 2016, section 4.2, with zeros).
+    """
+    padding = ((0, 0), (farthest, farthest), (farthest, farthest), (0, 0))
+    padded, moved = np.pad(pixels, padding, mode="reflect"), np.empty_like(pixels)
+    side = pixels.shape[1]
+    for i, (row, column) in enumerate(rng.integers(2 * farthest + 1, size=(len(pixels), 2))):
+        moved[i] = padded[i, row : row + side, column : column + side]
+    return np.where(rng.random((len(pixels), 1, 1, 1)) < 0.5, moved, moved[:, :, ::-1])
+
+
+def _check_recipe(out: Path, values: dict[str, Any]) -> None:
+    """The settings of a run that goes on from a checkpoint must be those it was begun with."""
+    path, values = out / CONFIG, json.loads(json.dumps(values))
+    if not path.exists() or not any((out / "checkpoints").glob("[0-9]*")):
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for part, settings in values.items():
+        for name, value in settings.items():
+            if before[part].get(name) != value:
+                raise ValueError(
+                    f"{name} must be {before[part].get(name)}, as {path} says, got {value}: use a new run folder"
+                )
+
+
+def _tokenizer(run: Path, captions: list[str], context_length: int) -> Path:
+    """The folder of the text-to-code model's tokenizer, or of one that is learned from the captions."""
+    folder = run / "model" / "dalle"
+    if not (folder / "tokenizer.json").exists():
+        folder = run / "clip" / "tokenizer"
+        tokenizer.train(captions, folder, vocab_size=VOCABULARY, max_text_length=context_length)
+    return folder
