@@ -3,13 +3,17 @@
 Gradio only. All it shows comes from a `Pipeline`: this file draws nothing, ranks nothing and holds no default
 of a setting; it turns the pipeline's errors into messages for people. The page asks no other host for anything.
 
-    build_demo(pipeline) -> gr.Blocks     the page and the API endpoint /generate
-    launch(demo) -> address               the one way it is served, by main() and by the tests
+    build_demo(pipeline, answers) -> gr.Blocks     the page and the API endpoint /generate
+    launch(pipeline) -> address                    the one way it is served, by main() and by the tests
 """
 
+import base64
+import enum
 import html
+import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -19,26 +23,41 @@ from typing import Annotated, Any
 
 import typer
 from huggingface_hub import ModelCard
+from PIL import Image
 
 import dalle_mini
 from dalle_mini.config import MAX_CANDIDATES
 from dalle_mini.gallery import Candidate, Gallery, Preview
+from dalle_mini.serving import web
+from dalle_mini.serving.answers import Answers
+from dalle_mini.serving.limits import Limits, RefusedError
+from dalle_mini.serving.scheduler import MAX_WAITING, Waiting
 from vqgan.checkpoint import CheckpointError
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
+os.environ |= {  # gradio reads them when it is imported, and when there is a queue
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",  # it would keep 10000 and make statistics of them after each one:
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",  # /metrics has ours
+}
 import gradio as gr
 
+# Gradio looks for it before and after every event and, where it is not installed, in every folder of the path.
+sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type]
+
 ASSETS = Path(__file__).parent / "assets"
-HOST = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"  # a Space is reached from outside
-QUEUE = "pipeline"  # page and API wait for it together
+IN_A_SPACE = "SPACE_ID" in os.environ
+HOST = "0.0.0.0" if IN_A_SPACE else "127.0.0.1"  # a Space is reached from outside
+# ... through proxies in private networks. The last address before theirs is the visitor's: anybody can send others.
+PROXY = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16" if IN_A_SPACE else None
 TAGLINE = "Type what you would like to see. The model draws it several times, and CLIP puts the best first."
+REUSE = "Reuse seed "
 EXAMPLES = (
+    "a cat left of a pizza",
     "a red apple on a blue background",
-    "two rockets",
     "three hearts",
     "an avocado on a yellow background",
+    "a robot under a rainbow",
     "a big strawberry",
-    "a cat left of a pizza",
     "two trees on a green background",
     "a tiny dog",
 )
@@ -52,24 +71,29 @@ SLIDERS = {
 }
 
 
+class Engine(enum.StrEnum):
+    """What draws: this process, or replicas on Ray (dalle_mini/serving/ray.py)."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def counts(replicas: str) -> int | tuple[int, int]:
+    """`--replicas`: a number, or the fewest and the most."""
+    found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", replicas)
+    if found is None:
+        raise ValueError(f"replicas must be a number or two, such as 2 or 1-8, got {replicas!r}")
+    fewest, most = int(found[1]), int(found[2] or found[1])
+    return fewest if fewest == most else (fewest, most)
+
+
 @contextmanager
 def messages() -> Iterator[None]:
     """What the pipeline refuses reaches the page, and the API's clients, in the pipeline's own sentence."""
     try:
         yield
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, CheckpointError, RefusedError) as error:
         raise gr.Error(str(error), duration=20, print_exception=False) from error
-
-
-@contextmanager
-def saved(gallery: Gallery) -> Iterator[list[Path]]:
-    """The gallery as PNG files, best first. Gradio copies them to its cache while the caller yields them."""
-    stem = re.sub(r"\W+", "-", gallery.prompt)[:40].strip("-") or "picture"
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{stem}-seed{c.seed}-{rank:02}.png" for rank, c in enumerate(gallery, 1)]
-        for path, candidate in zip(paths, gallery, strict=True):
-            candidate.save_png(path)
-        yield paths
 
 
 def caption(rank: int, candidate: Candidate) -> str:
@@ -87,9 +111,25 @@ def status(text: str, row: int = 0, rows: int = 0) -> str:
     return f"<span>{html.escape(text)}</span>{bar}"
 
 
+def previews(images: list[Image.Image]) -> str:
+    """The pictures so far, inside the message itself: nine files a row would have to be kept and fetched."""
+    shown = []
+    for i, image in enumerate(images):
+        data = io.BytesIO()
+        image.save(data, format="JPEG", quality=85)
+        text = base64.b64encode(data.getvalue()).decode()
+        shown.append(f'<img src="data:image/jpeg;base64,{text}" alt="candidate {i}, not finished yet">')
+    return f"<div>{''.join(shown)}</div>"
+
+
 def summary(gallery: Gallery) -> str:
     order = "as drawn" if gallery[0].score is None else "best first"
     return " · ".join([f"{len(gallery)} drawn in {gallery.seconds:.1f} s, {order}", *gallery.notes])
+
+
+def line(event: Waiting) -> str:
+    wait = "" if event.seconds is None else f", about {event.seconds:.0f} s"
+    return f"waiting: place {event.place} in line{wait}"
 
 
 def footer(pipeline: dalle_mini.Pipeline, gallery: Gallery | None = None) -> str:
@@ -105,42 +145,54 @@ def card(text: str) -> str:
 
 
 def toggle(*, drawing: bool, text: str | None = None) -> tuple[Any, ...]:
-    """Updates for (draw button, stop button, status)."""
+    """Updates for (draw button, stop button, status, reuse button)."""
     return (
         gr.Button(visible=not drawing),
         gr.Button(visible=drawing),
         gr.skip() if text is None else status(text),
+        gr.Button(visible=False) if drawing else gr.skip(),
     )
 
 
-def page_generator(pipeline: dalle_mini.Pipeline, names: list[str]) -> Callable[..., Iterator[tuple[Any, ...]]]:
-    """What Draw runs: (gallery, status, footer, seed used, reuse button) for every event of the pipeline."""
+def page_generator(
+    pipeline: dalle_mini.Pipeline, answers: Answers, names: list[str]
+) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    """What Draw runs: (gallery, previews, status, footer, reuse button) for every event of the pipeline."""
 
-    def draw(prompt: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def draw(request: gr.Request, prompt: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
         settings = dict(zip(names, values, strict=True))
         settings["seed"] = whole((settings["seed"] or "").strip())
+        shown, told = None, ""  # events repeat themselves, so that Gradio finds out who has gone
         # When a visitor stops or leaves, Gradio closes this generator: closing() passes that on to the pipeline.
-        with messages(), closing(pipeline.stream(prompt or "", **settings)) as events:
+        with messages(), closing(pipeline.stream(prompt or "", visitor=request.client.host, **settings)) as events:
             for event in events:
-                if isinstance(event, Preview):
-                    pictures = [(image, f"candidate {i}") for i, image in enumerate(event.images)]
-                    told = status(f"drawing row {event.row} of {event.rows}", event.row, event.rows)
-                    yield pictures, told, gr.skip(), None, gr.Button(visible=False)
-                    continue
-                with saved(event) as paths:
+                if isinstance(event, Gallery):
+                    paths = answers.save(event, request.session_hash)
                     ranked = [(path, caption(*c)) for path, c in zip(paths, enumerate(event, 1), strict=True)]
-                    seed = event.params.seed
-                    reuse = gr.Button(f"Reuse seed {seed}", visible=True)
-                    yield ranked, status(summary(event)), footer(pipeline, event), seed, reuse
+                    reuse = gr.Button(REUSE + str(event.params.seed), visible=True)
+                    gallery = gr.Gallery(ranked, visible=True)
+                    yield gallery, gr.HTML(visible=False), status(summary(event)), footer(pipeline, event), reuse
+                    continue
+                gallery = pictures = gr.skip()
+                if isinstance(event, Waiting):
+                    now = status(line(event))
+                else:
+                    now = status(f"drawing row {event.row} of {event.rows}", event.row, event.rows)
+                    if event.images is not shown:
+                        gallery, pictures = gr.Gallery(visible=False), gr.HTML(previews(event.images), visible=True)
+                        shown = event.images
+                yield gallery, pictures, gr.skip() if now == told else now, gr.skip(), gr.skip()
+                told = now
 
     return draw
 
 
-def api_function(pipeline: dalle_mini.Pipeline) -> Callable[..., Iterator[dict[str, Any]]]:
+def api_function(pipeline: dalle_mini.Pipeline, answers: Answers) -> Callable[..., Iterator[dict[str, Any]]]:
     """The endpoint /generate: Gradio documents its typed parameters to clients and checks none of them."""
     defaults = pipeline.defaults
 
     def generate(
+        request: gr.Request,
         prompt: str,
         num_candidates: int = defaults.num_candidates,
         seed: int | None = defaults.seed,
@@ -149,27 +201,35 @@ def api_function(pipeline: dalle_mini.Pipeline) -> Callable[..., Iterator[dict[s
         top_k: int = defaults.top_k,
         top_p: float = defaults.top_p,
     ) -> Iterator[dict[str, Any]]:
-        """While drawing: {row, rows}. At last: {seed, model, seconds, notes, candidates}, best candidate first."""
-        settings = {"num_candidates": num_candidates, "seed": seed, "condition_scale": condition_scale}
+        """In line: {place, seconds}. Then {row, rows}. At last {seed, model, seconds, notes, candidates}, best first.
+
+        At least one every three seconds: what has not changed is said again.
+        """
+        settings: dict[str, Any] = {"num_candidates": num_candidates, "seed": seed, "condition_scale": condition_scale}
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        settings |= {"visitor": request.client.host, "previews": False}
         with messages(), closing(pipeline.stream(prompt, **settings)) as events:
             for event in events:
+                if isinstance(event, Waiting):
+                    yield {"place": event.place, "seconds": event.seconds}
+                    continue
                 if isinstance(event, Preview):
                     yield {"row": event.row, "rows": event.rows}
                     continue
                 facts = {"seed": event.params.seed, "model": event.model, "seconds": event.seconds}
-                with saved(event) as paths:
-                    candidates = [
-                        {
-                            "image": gr.FileData(path=str(path), orig_name=path.name).model_dump(),
-                            "caption": caption(rank, candidate),
-                            "score": candidate.score,
-                            "seed": candidate.seed,
-                            "candidate": candidate.index,
-                        }
-                        for rank, (path, candidate) in enumerate(zip(paths, event, strict=True), 1)
-                    ]
-                    yield facts | {"notes": list(event.notes), "candidates": candidates}
+                candidates = [
+                    {
+                        "image": gr.FileData(path=str(path), orig_name=path.name).model_dump(),
+                        "caption": caption(rank, candidate),
+                        "score": candidate.score,
+                        "seed": candidate.seed,
+                        "candidate": candidate.index,
+                    }
+                    for rank, (path, candidate) in enumerate(
+                        zip(answers.save(event, request.session_hash), event, strict=True), 1
+                    )
+                ]
+                yield facts | {"notes": list(event.notes), "candidates": candidates}
 
     return generate
 
@@ -186,8 +246,8 @@ class Page:
     told: gr.HTML
     reuse: gr.Button
     gallery: gr.Gallery
+    previews: gr.HTML
     about: gr.HTML
-    seed_used: gr.State
 
 
 def settings_panel(defaults: dalle_mini.SamplingParams) -> dict[str, gr.Component]:
@@ -218,17 +278,17 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
                 controls = settings_panel(pipeline.defaults)
             with gr.Row(equal_height=True):
                 told = gr.HTML(status("Nothing drawn yet."), elem_id="status")
-                reuse = gr.Button("Reuse seed", visible=False, size="sm", scale=0, min_width=180, elem_id="reuse")
+                reuse = gr.Button(REUSE, visible=False, size="sm", scale=0, min_width=180, elem_id="reuse")
             gallery = gr.Gallery(
                 label="Gallery",
                 show_label=False,
                 columns=3,
                 height="auto",
-                format="jpeg",  # of the previews, ten times faster than webp; the final pictures are files
                 interactive=False,
                 buttons=["download", "download_all", "fullscreen"],
                 elem_id="gallery",
             )
+            pictures = gr.HTML(visible=False, elem_id="previews")
         with gr.Column(scale=2, min_width=300), gr.Accordion("Model card", elem_id="card"):
             for text in ((ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"), pipeline.model_card):
                 gr.Markdown(card(text), visible=bool(text))
@@ -242,75 +302,114 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
         told=told,
         reuse=reuse,
         gallery=gallery,
+        previews=pictures,
         about=about,
-        seed_used=gr.State(),
     )
 
 
-def connect(page: Page, pipeline: dalle_mini.Pipeline) -> None:
-    """Draw and Enter run the pipeline, Stop cancels it, waiting or running; page and API wait in one queue."""
+def connect(page: Page, pipeline: dalle_mini.Pipeline, answers: Answers) -> None:
+    """Draw and Enter run the pipeline, Stop cancels it, waiting or running. Who waits does so in the pipeline."""
     own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    now: dict[str, Any] = own | {"queue": False, "outputs": [page.draw, page.stop, page.told]}
-    place: dict[str, Any] = own | {"show_progress": "minimal", "show_progress_on": page.told}
+    now: dict[str, Any] = own | {"queue": False, "outputs": [page.draw, page.stop, page.told, page.reuse]}
     asked = gr.on([page.draw.click, page.prompt.submit], lambda: toggle(drawing=True, text="waiting …"), **now)
     run = asked.then(
-        page_generator(pipeline, list(page.controls)),
+        page_generator(pipeline, answers, list(page.controls)),
         [page.prompt, *page.controls.values()],
-        [page.gallery, page.told, page.about, page.seed_used, page.reuse],
+        [page.gallery, page.previews, page.told, page.about, page.reuse],
         preprocess=False,  # Gradio's own "Value 17 is greater than maximum value 16." names no setting
-        concurrency_id=QUEUE,
-        **place,
+        concurrency_limit=None,
+        **own,
     )
     run.success(lambda: toggle(drawing=False), **now)
     run.failure(lambda: toggle(drawing=False, text="stopped"), **now)  # a cancelled event has failed, too
     page.stop.click(None, cancels=[run])
-    again = [page.controls["seed"], page.panel]
-    page.reuse.click(lambda seed: (str(seed), gr.Accordion(open=True)), page.seed_used, again, queue=False, **own)
-    gr.api(api_function(pipeline), api_name="generate", concurrency_id=QUEUE)
+    again: dict[str, Any] = own | {"queue": False, "outputs": [page.controls["seed"], page.panel]}
+    page.reuse.click(lambda label: (label.removeprefix(REUSE), gr.Accordion(open=True)), page.reuse, **again)
+    gr.api(api_function(pipeline, answers), api_name="generate", concurrency_limit=None)
 
 
-def build_demo(pipeline: dalle_mini.Pipeline) -> gr.Blocks:
+def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers) -> gr.Blocks:
     """The page and the endpoint /generate, for one pipeline."""
-    # Files live for a day: long enough for an open tab, and the disk does not fill up.
-    with gr.Blocks(title="DALL·E mini", delete_cache=(3600, 86400)) as demo:
-        connect(lay_out(pipeline), pipeline)
+    gr.set_static_paths(answers.folder)  # served from where they are, without a copy that Gradio would keep
+    with gr.Blocks(title="DALL·E mini") as demo:
+        connect(lay_out(pipeline), pipeline, answers)
         demo.load(None, js="() => document.getElementById('status').setAttribute('aria-live', 'polite')")
-    return demo
+    # Everyone here needs a thread, and those to be refused some more: Gradio's own line has no place and no end.
+    demo.max_threads = pipeline.scheduler.capacity + 40
+    return demo.queue()
 
 
-def launch(demo: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None) -> str:
-    """Serve the page from a thread and return its address. port None: the first free one from 7860."""
-    _, address, _ = demo.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        theme=gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=["system-ui", "sans-serif"]),
-        css_paths=ASSETS / "style.css",
-        footer_links=["api"],  # Gradio's "Settings" beside ours would confuse
-        enable_monitoring=False,  # /monitoring/summary is public otherwise
-        run_history=False,  # it would keep prompts and pictures in the browser, and browsers are shared
-        ssr_mode=False,
-    )
-    return address
+@contextmanager
+def launch(
+    pipeline: dalle_mini.Pipeline,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    trusted_proxy: str | None = None,
+    grace: float | None = None,
+) -> Iterator[str]:
+    """Serve the page, /healthz and /metrics while the context lasts; gives the address. See web.serve."""
+    with tempfile.TemporaryDirectory(prefix="dalle-mini-") as folder:
+        served = gr.mount_gradio_app(
+            web.new_app(pipeline),
+            build_demo(pipeline, Answers(Path(folder).resolve())),
+            path="/",
+            theme=gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=["system-ui", "sans-serif"]),
+            css_paths=ASSETS / "style.css",
+            footer_links=["api"],  # Gradio's "Settings" beside ours would confuse
+            show_error=False,  # only what messages() words
+            enable_monitoring=False,  # /monitoring/summary is public otherwise
+            run_history=False,  # it would keep prompts and pictures in the browser, and browsers are shared
+            ssr_mode=False,
+        )
+        with web.serve(served, pipeline, host=host, port=port, trusted_proxy=trusted_proxy, grace=grace) as address:
+            yield address
 
 
 def main(
     model: Annotated[str, typer.Option(help="A preset, a folder or a hub id.")] = "emoji",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank the pictures with CLIP.")] = True,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is every network.")] = HOST,
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 is any free one.", min=0, max=65535)] = 7860,
+    slots: Annotated[int | None, typer.Option(help="Pictures drawn at once; what the memory holds when unset.")] = None,
+    max_waiting: Annotated[int, typer.Option(help="Requests that may wait; more are refused.")] = MAX_WAITING,
+    engine: Annotated[Engine, typer.Option(help="Draw in this process, or in replicas on Ray.")] = Engine.LOCAL,
+    replicas: Annotated[str, typer.Option(help="With Ray: how many, or MIN-MAX to follow the load.")] = "2",
+    per_visitor: Annotated[int | None, typer.Option(help="Requests that a visitor may have at once.")] = None,
+    per_minute: Annotated[int | None, typer.Option(help="Requests that a visitor may make a minute.")] = None,
+    trusted_proxy: Annotated[
+        str | None, typer.Option(help="Proxies that may say who visits: addresses, networks.")
+    ] = PROXY,
+    grace: Annotated[float, typer.Option(help="Seconds to finish what is being drawn, when stopped.", min=0)] = 10,
 ) -> None:
-    """Serve DALL·E mini as a web page."""
+    """Serve DALL·E mini as a web page, until SIGTERM or Ctrl+C."""
     try:
-        pipeline = dalle_mini.load(model, rerank=rerank)
-        demo = build_demo(pipeline)
-        address = launch(demo, host=host, port=port)
+        limits = Limits(per_visitor=per_visitor, per_minute=per_minute)
+        pipeline = dalle_mini.load(
+            model,
+            rerank=rerank,
+            slots=slots,
+            max_waiting=max_waiting,
+            limits=limits,
+            replicas=counts(replicas) if engine is Engine.RAY else None,
+        )
+        stop = web.stop_signal()
+        with launch(pipeline, host=host, port=port, trusted_proxy=trusted_proxy, grace=grace) as address:
+            typer.echo(f"DALL·E mini is at {address} (device {pipeline.device}, model {pipeline.name})")
+            for _ in pipeline.warm_up_for_a_crowd():
+                if stop.is_set():
+                    break
+            while not stop.wait(1):  # without a time, Windows would not hear Ctrl+C
+                pass
     except (ValueError, CheckpointError, OSError) as error:
         raise SystemExit(str(error)) from error
-    typer.echo(f"DALL·E mini is at {address} (device {pipeline.device}, model {pipeline.name})")
-    demo.block_thread()
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+        sys.stdout.flush()
+        os._exit(0)  # Python's own end takes seconds with torch and JAX, and the timer of the grace is dead by then

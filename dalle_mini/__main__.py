@@ -116,74 +116,240 @@ def reconstruct(
     typer.echo(f"{picture}: {codes.size} codes, shown in {out}")
 
 
-train = typer.Typer(help="Train the networks of the embedded model; a stopped run goes on where it was.")
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of pictures and captions, a table, tar shards or a Hugging Face dataset.",
+        show_default=False,
+    ),
+]
+
+
+@app.command("filter")
+def filter_source(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Folder for filtered.parquet and report.json.")] = Path("runs/filtered"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A threshold, as often as needed.")
+    ] = None,
+) -> None:
+    """Keep the samples that are worth training on, e.g. --set min_side=256 --set language=de."""
+    from dalle_mini.training.captions import FilterConfig, filter_samples
+
+    config = FilterConfig.parse(settings or [])
+    _make_folder(out)
+    typer.echo(f"{source}: {filter_samples(source, out, config).summary()}; see {out}")
+
+
+@app.command()
+def encode(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Folder for shards, statistics and a sheet.")] = Path("runs/encoded"),
+    vqgan: Annotated[str, typer.Option(help="A preset, a folder or a hub id of a VQGAN.")] = "emoji",
+) -> None:
+    """Write captions and the codes of their pictures to shards; a stopped run goes on where it was."""
+    from dalle_mini import device
+    from dalle_mini.training import encode
+    from vqgan import load
+
+    _make_folder(out)
+    device.set_up()
+    report = encode.encode(source, load(encode.vqgan_location(vqgan)), out=out)
+    typer.echo(f"{source}: {report.summary()}; see {out}")
+
+
+train = typer.Typer(help="Train a network by a recipe; a stopped run goes on where it was.")
 app.add_typer(train, name="train")
 Run = Annotated[Path, typer.Option(help="Folder for checkpoints, metrics, sample sheets and the finished model.")]
-Steps = Annotated[int | None, typer.Option(help="Optimiser steps; the recipe's own when left out.", min=1)]
-Seed = Annotated[int, typer.Option(help="Of the data and the parameters.", min=0)]
+RecipeName = Annotated[str, typer.Option(help="emoji, emoji-tiny, mini, mega or a TOML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Over the recipe's own, as often as needed."),
+]
+Pictures = Annotated[
+    str,
+    typer.Option(help="A folder of pictures, a table, tar shards or a Hugging Face dataset; of recipe emoji: none."),
+]
 
 
 @train.command("vqgan")
-def train_vqgan(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
+def train_vqgan(
+    recipe: RecipeName = "emoji", data: Pictures = "", run: Run = Path("runs/emoji"), settings: Settings = None
+) -> None:
     """Pictures to codes and back: the first to train."""
-    from dalle_mini.training import embedded
+    from dalle_mini.training import recipe as recipes
 
-    embedded.train_vqgan(run, steps=steps or embedded.VQGAN_STEPS, seed=seed)
+    loaded = recipes.load(recipe, settings or [])
+    if _own(recipe, data):
+        from dalle_mini.training import pictures
+
+        report = pictures.train_vqgan(data, run, sizes=loaded.vqgan(), config=loaded.vqgan_training())
+        typer.echo(f"{data}: {report.summary()}; see {run}")
+    else:
+        from dalle_mini.training import embedded
+
+        embedded.train_vqgan(run, loaded)
 
 
 @train.command("decoder")
-def train_decoder(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
-    """The run's VQGAN paints better, from the same codes: any time after vqgan."""
+def train_decoder(run: Run = Path("runs/emoji")) -> None:
+    """The VQGAN of a run of the emoji world paints better, from the same codes: any time after vqgan."""
     from dalle_mini.training import embedded
+    from dalle_mini.training import recipe as recipes
 
-    embedded.train_decoder(run, steps=steps or embedded.DECODER_STEPS, seed=seed)
+    embedded.train_decoder(run, recipes.load("emoji"))
 
 
 @train.command("dalle")
-def train_dalle(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
-    """Captions to codes, with the codes of the run's VQGAN."""
-    from dalle_mini.training import embedded
+def train_dalle(
+    recipe: RecipeName = "emoji",
+    data: Annotated[
+        list[Path] | None, typer.Option(help="A folder that encode wrote, as often as needed; of recipe emoji: none.")
+    ] = None,
+    run: Run = Path("runs/emoji"),
+    settings: Settings = None,
+    vqgan: Annotated[str, typer.Option(help="What the data were encoded with; the run's own or emoji if unset.")] = "",
+    tokenizer: Annotated[str, typer.Option(help="A folder or hub id; learned from the captions if unset.")] = "",
+    distributed: Annotated[str, typer.Option(help="auto, or ADDRESS:PORT,PROCESSES,PROCESS: one of many hosts.")] = "",
+    track: Annotated[str, typer.Option(help="Send metrics to trackio or wandb, too.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and train nothing.")] = False,
+    devices: Annotated[int | None, typer.Option(help="Of a dry run; those of this machine if unset.", min=1)] = None,
+) -> None:
+    """Captions to codes: after vqgan, or on what encode wrote."""
+    from dalle_mini import device
+    from dalle_mini.training import recipe as recipes
 
-    embedded.train_dalle(run, steps=steps or embedded.DALLE_STEPS, seed=seed)
+    loaded = recipes.load(recipe, settings or [])
+    device.set_up()
+    if dry_run:
+        from dalle_mini.training import plan
+
+        typer.echo(plan.dry_run(loaded.dalle(), loaded.dalle_training(), devices))
+        return
+    if distributed:
+        from dalle_mini.training import sharding
+
+        sharding.start_processes(distributed)
+    if _own(recipe, data):
+        from dalle_mini.training import own
+
+        typer.echo(own.train_dalle(loaded, data or [], run, painter=vqgan, reader=tokenizer, track=track))
+    else:
+        from dalle_mini.training import embedded
+
+        embedded.train_dalle(run, loaded)
 
 
 @train.command("clip")
-def train_clip(run: Run = Path("runs/emoji"), steps: Steps = None, seed: Seed = 0) -> None:
+def train_clip(
+    recipe: RecipeName = "emoji", data: Pictures = "", run: Run = Path("runs/emoji"), settings: Settings = None
+) -> None:
     """Pictures and captions to one space, with the tokenizer of the run's text-to-code model."""
-    from dalle_mini.training import embedded
+    from dalle_mini.training import recipe as recipes
 
-    embedded.train_clip(run, steps=steps or embedded.CLIP_STEPS, seed=seed)
+    loaded = recipes.load(recipe, settings or [])
+    if _own(recipe, data):
+        from dalle_mini.training import pictures
+
+        report = pictures.train_clip(data, run, config=loaded.clip_training())
+        typer.echo(f"{data}: {report.summary()}; see {run}")
+    else:
+        from dalle_mini.training import embedded
+
+        embedded.train_clip(run, loaded)
+
+
+def _own(recipe: str, data: object) -> bool:
+    """Whether to train on data of one's own rather than on the emoji world, which only its own recipe is made for."""
+    if not data and recipe != "emoji":
+        raise ValueError(f"data must be given with --data for recipe {recipe!r} (only 'emoji' has its own), got none")
+    return bool(data)
 
 
 @app.command()
 def evaluate(
     model: Model = "emoji",
-    captions: Annotated[int, typer.Option(help="Held-out captions to draw.", min=1)] = 200,
-    condition_scale: Annotated[Any, _setting("How closely to follow the prompt.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.json and sheet.png.")] = Path("out"),
+    data: Annotated[str | None, typer.Option(help="Pictures with captions; else the emoji world.")] = None,
+    shards: Annotated[list[Path] | None, typer.Option(help="Folders of encode, for the validation loss.")] = None,
+    captions: Annotated[int, typer.Option(help="Captions to draw.", min=1)] = 200,
+    candidates: Annotated[Any, _setting("Pictures per caption.")] = None,
+    condition_scale: Annotated[
+        list[str] | None, typer.Option(metavar="NUMBER", help="How closely to follow the prompt; several: a curve.")
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="A folder, MODEL/TAG or hf-hub:owner/name of the CLIP.")] = None,
+    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank the pictures with CLIP.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for report.json and report.png.")] = Path("out"),
 ) -> None:
-    """Judge a model of the emoji world on captions that its training never saw, without CLIP's opinion."""
-    settings = {} if condition_scale is None else {"condition_scale": condition_scale}
-    SamplingParams(**settings)
+    """Measure a model on captions whose pictures are known, e.g. --condition-scale 1 --condition-scale 3.
+
+    CLIP score and FID are by the model's own CLIP, or by the one that --features names; template accuracy, without
+    CLIP's opinion, is for the emoji world.
+    """
+    scales = [SamplingParams(condition_scale=number(text)).condition_scale for text in condition_scale or []]  # type: ignore[arg-type]
+    settings = {} if candidates is None else {"num_candidates": candidates}
+    SamplingParams(**settings)  # refuses a bad one now rather than after loading the model
     _make_folder(out)
 
     import dalle_mini
-    from dalle_mini.training.evaluate import evaluate
+    from dalle_mini.training import evaluate
 
-    with dalle_mini.load(model) as pipeline:
-        report, sheet = evaluate(pipeline, captions=captions, **settings)
-    text = json.dumps(report, indent=2)
+    clip = evaluate.load_clip(features) if features else None
+    with dalle_mini.load(model, rerank=rerank) as pipeline:
+        if data:
+            questions = evaluate.source_questions(data, pipeline.resolution, captions=captions)
+        else:
+            questions = evaluate.emoji_questions(pipeline.resolution, captions=captions)
+        report, picture = evaluate.evaluate(
+            pipeline, questions, condition_scales=scales, shards=shards or [], features=clip, **settings
+        )
+    text = json.dumps(report, indent=2, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    sheet.save(out / "sheet.png")
+    picture.save(out / "report.png")
     typer.echo(text)
 
 
 @app.command()
+def publish(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="RUN/model, another folder, a preset or a hub id.")],
+    out: Annotated[Path, typer.Option(help="A new or an empty folder.", show_default=False)],
+    layout: Annotated[str, typer.Option(help="safetensors, or msgpack as DALL·E mini was published.")] = "safetensors",
+    stacked: Annotated[bool, typer.Option("--stacked", help="msgpack: all layers of a kind in one array.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="float16 or float32; as it is when left out.")] = None,
+    report: Annotated[Path | None, typer.Option(help="report.json of evaluate, for the model card.")] = None,
+    statistics: Annotated[
+        Path | None, typer.Option(help="statistics.json of encode, or its folder; else RUN's.")
+    ] = None,
+) -> None:
+    """Write a model for others, with a model card: a folder for --model, for the hub or for the original code."""
+    from dalle_mini.training.publish import publish
+
+    publish(model, out, layout=layout, stacked=stacked, dtype=dtype, report=report, statistics=statistics)
+    typer.echo(f"{model}: {out}; fill in what {out / 'README.md'} leaves to the author")
+
+
+@app.command()
 def bench(model: Model = "emoji") -> None:
-    """Measure the start, the first gallery, later ones and the memory on this machine."""
+    """Measure the start, the first gallery, later ones, a crowd and the memory on this machine."""
     from dalle_mini.bench import measure
 
     typer.echo(measure(model))
+
+
+@app.command()
+def load(
+    clients: Annotated[int, typer.Option(help="Visitors at once.")] = 64,
+    minutes: Annotated[float, typer.Option(help="How long they come.")] = 5,
+    cancelled: Annotated[float, typer.Option(help="Share of the requests that are stopped at a random moment.")] = 0.2,
+    dropped: Annotated[float, typer.Option(help="Share of the requests whose connection is closed.")] = 0.05,
+    model: Model = "emoji",
+) -> None:
+    """Start a server of its own on this machine, send it a crowd and check every answer; exit code 1 on a fault."""
+    from dalle_mini.serving.load import crowd
+
+    report = crowd(clients=clients, seconds=60 * minutes, cancelled=cancelled, dropped=dropped, model=model)
+    typer.echo(report.table())
+    raise typer.Exit(bool(report.faults))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -2,10 +2,10 @@
 
 Contract: pure functions of params, config and a `DecodeState`, which is passed in and handed back (jit them with the
 state donated). A slot draws one candidate; every slot has its own text, position, rng and sampling params, all of
-them arrays, so that nothing recompiles when a knob moves. The conditional and the unconditional row of a slot are two
-neighbouring rows of one batch.
+them arrays, so that nothing recompiles when a knob moves. In a guided state a slot has two neighbouring rows of the
+batch, with and without its prompt; in a plain one, for condition_scale 1, it has the first alone.
 
-    DecodeState   cross, cache          as in model.py, B = 2 S: rows 2s and 2s+1 are slot s with and without its prompt
+    DecodeState   cross, cache          as in model.py, B = 2 S (guided) or S (plain)
                   codes, positions [S]  the last code drawn, and how many were
                   rngs [S], sampling    see candidate_rng and SlotSampling
 
@@ -52,15 +52,15 @@ def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "2 T"], mask
     return model.cross_kv(params, config, model.encode(params, config, tokens, mask), mask)
 
 
-def empty_state(config: ModelConfig, slots: int) -> DecodeState:
+def empty_state(config: ModelConfig, slots: int, *, guided: bool = True) -> DecodeState:
     """A state with nothing in its slots; they compute along, and nobody reads what."""
-    cache = model.init_cache(config, 2 * slots)
+    rows = 2 * slots if guided else slots
+    cache = model.init_cache(config, rows)
     heads, width = config.decoder_attention_heads, config.d_model // config.decoder_attention_heads
-    shape = (2 * slots, heads, config.max_text_length, width)
+    shape = (rows, heads, config.max_text_length, width)
     k, v = (tuple(jnp.zeros(shape, config.dtype) for _ in range(config.decoder_layers)) for _ in "kv")
-    cross = CrossKV(k=k, v=v, mask=jnp.zeros((2 * slots, config.max_text_length), jnp.int32))
     return DecodeState(
-        cross=cross,
+        cross=CrossKV(k=k, v=v, mask=jnp.zeros((rows, config.max_text_length), jnp.int32)),
         cache=cache,
         codes=jnp.full(slots, config.bos_code, jnp.int32),
         positions=jnp.zeros(slots, jnp.int32),
@@ -69,13 +69,19 @@ def empty_state(config: ModelConfig, slots: int) -> DecodeState:
     )
 
 
+def _rows_per_slot(state: DecodeState) -> int:
+    return state.cross.mask.shape[0] // state.codes.shape[0]
+
+
 def insert(
     config: ModelConfig, state: DecodeState, slot: Array, prefix: CrossKV, rng: Array, sampling: SlotSampling
 ) -> DecodeState:
     """Put a candidate at its first position into `slot`; `sampling` holds scalars. What was there is forgotten."""
 
+    own = _rows_per_slot(state)
+
     def put(rows: Array, pair: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(rows, pair.astype(rows.dtype), 2 * slot, 0)
+        return jax.lax.dynamic_update_slice_in_dim(rows, pair[:own].astype(rows.dtype), own * slot, 0)
 
     return DecodeState(
         cross=jax.tree.map(put, state.cross, prefix),
@@ -89,15 +95,17 @@ def insert(
 
 def decode_row(params: Params, config: ModelConfig, state: DecodeState) -> tuple[DecodeState, Int[Array, "S side"]]:
     """Draw the next `config.side` codes of every slot, in one loop on the device."""
-    sampling = state.sampling
+    sampling, own = state.sampling, _rows_per_slot(state)
 
     def step(carry: tuple[KVCache, Array, Array], _: None) -> tuple[tuple[KVCache, Array, Array], Array]:
         cache, codes, positions = carry
-        twice = [jnp.repeat(x, 2) for x in (codes, positions)]
-        logits, cache = model.decode_step(params, config, state.cross, cache, *twice)  # [2S, V]
+        rows = [jnp.repeat(x, own) for x in (codes, positions)]
+        logits, cache = model.decode_step(params, config, state.cross, cache, *rows)  # [2S, V] or [S, V]
+        if own == 2:
+            logits = guide(logits[0::2], logits[1::2], sampling.condition_scale)  # [S, V]
         rngs = jax.vmap(jax.random.fold_in)(state.rngs, positions)
         codes = sample(
-            guide(logits[0::2], logits[1::2], sampling.condition_scale),
+            logits,
             rngs,
             temperature=sampling.temperature,
             top_k=sampling.top_k,

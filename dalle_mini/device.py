@@ -14,6 +14,14 @@ JAX_VERSION, XLA_FLAG = "0.10.2", "--xla_cpu_experimental_ynn_fusion_type="
 COMPILED = Path.home() / ".cache" / "dalle_mini" / "compiled"
 
 
+def name() -> str:
+    """What draws in this process, in words."""
+    import jax
+
+    first = jax.devices()[0]
+    return "CPU" if first.platform == "cpu" else f"{first.platform.upper()} ({first.device_kind})"
+
+
 def set_up() -> None:
     """Set XLA's flags and keep compiled programs on disk, which makes the next start quicker."""
     import jax

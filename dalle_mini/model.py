@@ -168,11 +168,13 @@ class EncoderLayer(nn.Module):
 
 class Encoder(nn.Module):
     config: ModelConfig
+    remat: bool = False
 
     def setup(self) -> None:
         config = self.config
+        layer = nn.remat(EncoderLayer) if self.remat else EncoderLayer
         self.embed = Embedding(config, config.encoder_vocab_size, config.max_text_length)
-        self.layers = [EncoderLayer(config) for _ in range(config.encoder_layers)]
+        self.layers = [layer(config) for _ in range(config.encoder_layers)]
         self.final_norm = _norm(config, scale=False)
 
     def __call__(self, tokens: Int[Array, "B T"], mask: Int[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -221,11 +223,13 @@ class DecoderLayer(nn.Module):
 
 class Decoder(nn.Module):
     config: ModelConfig
+    remat: bool = False
 
     def setup(self) -> None:
         config = self.config
+        layer = nn.remat(DecoderLayer) if self.remat else DecoderLayer
         self.embed = Embedding(config, config.vocab_size, config.image_length)
-        self.layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
+        self.layers = [layer(config) for _ in range(config.decoder_layers)]
         self.final_norm = _norm(config, scale=False)
         # 16-bit products may be rounded, their sums over D may not: guidance multiplies the logits' error by 10.
         float32_sums = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -282,10 +286,10 @@ def param_shapes(config: ModelConfig) -> Params:
 
 
 def encode(
-    params: Params, config: ModelConfig, tokens: Int[Array, "B S"], mask: Int[Array, "B S"]
+    params: Params, config: ModelConfig, tokens: Int[Array, "B S"], mask: Int[Array, "B S"], *, remat: bool = False
 ) -> Float[Array, "B S D"]:
     """States of the text. mask: 1 for a token, 0 for padding, whose states are numbers that nothing reads."""
-    return Encoder(config).apply({"params": params["encoder"]}, tokens, mask)
+    return Encoder(config, remat).apply({"params": params["encoder"]}, tokens, mask)
 
 
 def forward(
@@ -294,13 +298,16 @@ def forward(
     tokens: Int[Array, "B S"],
     mask: Int[Array, "B S"],
     codes_in: Int[Array, "B T"],
+    *,
+    remat: bool = False,
 ) -> Float[Array, "B T V"]:
     """Teacher-forced float32 logits: those at t predict code t, having seen codes_in[:, :t + 1].
 
-    codes_in[:, 0] is bos_code and the rest are the codes of the picture, moved one place to the right.
+    codes_in[:, 0] is bos_code and the rest are the codes of the picture, moved one place to the right. With `remat`
+    the backward pass computes each layer again, from its input, which is all that is kept of it.
     """
-    states = encode(params, config, tokens, mask)
-    return Decoder(config).apply({"params": params["decoder"]}, codes_in, states, mask, method="forward")
+    states = encode(params, config, tokens, mask, remat=remat)
+    return Decoder(config, remat).apply({"params": params["decoder"]}, codes_in, states, mask, method="forward")
 
 
 def cross_kv(params: Params, config: ModelConfig, states: Float[Array, "B S D"], mask: Int[Array, "B S"]) -> CrossKV:

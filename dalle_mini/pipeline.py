@@ -7,15 +7,16 @@
            ── gallery ────► [Candidate]               best first
 
 Contract: what a gallery shows depends on the model, the prompt, the seed and the sampling params, and nothing else.
-A `Pipeline` may be shared by threads; requests are worked off one after another.
+A `Pipeline` may be shared by threads: their requests are drawn together (serving/scheduler.py), and so are they painted
+and ranked (serving/batcher.py).
 """
 
 import dataclasses
 import secrets
-import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,15 +29,20 @@ from dalle_mini import device, presets
 from dalle_mini.checkpoint import load_params
 from dalle_mini.config import MAX_SEED, ModelConfig, SamplingParams
 from dalle_mini.gallery import Candidate, Gallery, Preview
+from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.engine import Engine
+from dalle_mini.serving.limits import Limits
+from dalle_mini.serving.scheduler import MAX_WAITING, Scheduler, Waiting
 from dalle_mini.text import without_surrogates
 from dalle_mini.tokenizer import TokenizedPrompt, Tokenizer
 from vqgan.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker
+    from dalle_mini.serving.ray import RayScheduler
 
 UNDRAWN = 128  # the grey of what is not drawn yet
+BATCH = 16  # pictures that are painted or ranked in one go
 
 
 class Pipeline:
@@ -46,85 +52,120 @@ class Pipeline:
         self,
         name: str,
         tokenizer: Tokenizer,
-        engine: Engine,
+        scheduler: "Scheduler | RayScheduler",
         vqgan: vqgan.VQGAN,
         reranker: "Reranker | None",
         model_card: str = "",
+        limits: Limits | None = None,
     ) -> None:
-        self.name, self.model_card = name, model_card
-        self.tokenizer, self.engine, self.vqgan, self.reranker = tokenizer, engine, vqgan, reranker
-        self._device = threading.Lock()
+        self.name, self.model_card, self.limits = name, model_card, limits or Limits()
+        self.metrics = scheduler.metrics
+        self.tokenizer, self.scheduler, self.vqgan, self.reranker = tokenizer, scheduler, vqgan, reranker
+        self._paint = Batcher(self._pixels, most=BATCH)
+        self._rank = Batcher(self._scores, most=BATCH)
 
     def generate(self, prompt: str, **settings: Any) -> Gallery:
         """The ranked gallery of a prompt. `settings` are fields of `SamplingParams`; unset ones are `defaults`.
 
         Raises ValueError, naming the setting, the rule and the value.
         """
-        *_, gallery = self.stream(prompt, **settings)
+        *_, gallery = self.stream(prompt, previews=False, **settings)
         assert isinstance(gallery, Gallery)
         return gallery
 
-    def stream(self, prompt: str, **settings: Any) -> Generator[Preview | Gallery, None, None]:
-        """As `generate`, with a preview after every row of the grid; the gallery comes last. Closing it stops it."""
-        prompt, params = self._checked(prompt, settings)
-        return self._walk(prompt, params)
+    def stream(
+        self, prompt: str, *, visitor: str = "", previews: bool = True, **settings: Any
+    ) -> Generator[Waiting | Preview | Gallery, None, None]:
+        """As `generate`: at times a place in line, a preview after every row of the grid, the gallery last.
 
-    def _walk(self, prompt: str, params: SamplingParams) -> Generator[Preview | Gallery, None, None]:
-        with self._device:
-            started = time.perf_counter()
-            tokens = self.tokenizer.encode(prompt)  # [2, T]
-            codes = yield from self._draw(tokens, params)  # [N, n]
-            pixels = self.vqgan.decode(codes)  # [N, H, W, 3]
-            scores = self.reranker.score(prompt, pixels).tolist() if self.reranker else [None] * len(pixels)  # [N]
-            images = [Image.fromarray(picture) for picture in pixels]
-            candidates = [
-                Candidate(
-                    image=images[i],
-                    codes=codes[i],
-                    index=i,
-                    score=scores[i],
-                    prompt=prompt,
-                    params=params,
-                    model=self.name,
-                )
-                for i in range(params.num_candidates)
-            ]
-            seconds = time.perf_counter() - started
-        yield Gallery(candidates=candidates, seconds=seconds, notes=self._notes(tokens))
-
-    def _draw(self, tokens: TokenizedPrompt, params: SamplingParams) -> Generator[Preview, None, np.ndarray]:
-        """Codes [N, n] of all candidates, row by row."""
-        engine, config = self.engine, self.engine.config
-        engine.reserve(params.num_candidates)
-        slots: list[int] = []
+        Without `previews` nothing is painted before the gallery: a preview then only counts the rows. Closing the
+        stream stops it. Visitors take turns. Raises RefusedError, at the first event, where too many wait, the visitor
+        asks too often, or the pipeline is being closed.
+        """
         try:
-            prefix = engine.prefill(tokens)
-            for i in range(params.num_candidates):
-                slots.append(engine.insert(prefix, params, candidate=i))
-            images = [self._blank()] * len(slots)
-            preview_seconds = 0.0
-            for row in range(1, config.side + 1):
-                begun = time.perf_counter()
-                engine.decode()
-                codes = np.stack([engine.codes(slot) for slot in slots])
-                drawn = time.perf_counter()
-                # Where painting is slower than drawing (large pictures on a CPU), previews would double the wait.
-                if row < config.side and preview_seconds <= drawn - begun:
-                    images = self._paint_partly(codes)
-                    preview_seconds = time.perf_counter() - drawn
-                if row < config.side:
-                    yield Preview(images=images, row=row, rows=config.side)
-        finally:
-            for slot in slots:
-                engine.evict(slot)
-        return codes
+            prompt, params = self._checked(prompt, settings)
+        except ValueError:
+            self.metrics.ended("refused")
+            raise
+        return self._admitted(prompt, params, visitor, previews)
 
-    def _paint_partly(self, codes: np.ndarray) -> list[Image.Image]:
-        """Pictures of the first rows of codes [N, m], the rest grey."""
-        missing = self.engine.config.image_length - codes.shape[1]
-        pixels = self.vqgan.decode(np.pad(codes, [(0, 0), (0, missing)], mode="edge")).copy()
-        pixels[:, self.resolution * codes.shape[1] // self.engine.config.image_length :] = UNDRAWN
-        return [Image.fromarray(picture) for picture in pixels]
+    def _admitted(
+        self, prompt: str, params: SamplingParams, visitor: str, previews: bool
+    ) -> Generator[Waiting | Preview | Gallery, None, None]:
+        with self.metrics.request(), self.limits.admit(visitor):
+            gallery = yield from self._walk(prompt, params, visitor, previews)
+        yield gallery
+
+    def _walk(
+        self, prompt: str, params: SamplingParams, visitor: str, previews: bool
+    ) -> Generator[Waiting | Preview, None, Gallery]:
+        tokens = self.tokenizer.encode(prompt)  # [2, T]
+        codes, begun = yield from self._draw(tokens, params, visitor, previews)  # [N, n]
+        with self.metrics.stage("painting"):
+            pixels = self._paint(list(codes))  # [N, H, W, 3]
+        scores: Sequence[float | None] = [None] * len(pixels)  # [N]
+        if self.reranker:
+            with self.metrics.stage("ranking"):
+                scores = self._rank([(prompt, picture) for picture in pixels])
+        candidates = [
+            Candidate(
+                image=Image.fromarray(pixels[i]),
+                codes=codes[i],
+                index=i,
+                score=scores[i],
+                prompt=prompt,
+                params=params,
+                model=self.name,
+            )
+            for i in range(params.num_candidates)
+        ]
+        return Gallery(candidates=candidates, seconds=time.perf_counter() - begun, notes=self._notes(tokens))
+
+    def _draw(
+        self, tokens: TokenizedPrompt, params: SamplingParams, visitor: str, previews: bool
+    ) -> Generator[Waiting | Preview, None, tuple[np.ndarray, float]]:
+        """Codes [N, n] of all candidates, row by row, and the time when their turn came."""
+        turn = time.perf_counter()
+        side, images = self.config.side, [self._blank()] * params.num_candidates
+        painted, preview_seconds = 0.0, 0.0
+        shown: list[int] = []  # codes of every candidate that the last preview shows
+        with closing(self.scheduler.stream(tokens, params, visitor=visitor)) as events:
+            for event in events:
+                if isinstance(event, Waiting):
+                    turn = time.perf_counter()
+                    yield event
+                    continue
+                codes = event.codes
+                row = sum(map(len, codes)) // (params.num_candidates * side)
+                if row == side:
+                    break
+                begun, drawn = time.perf_counter(), [len(some) for some in codes]
+                # Where painting is slower than drawing (large pictures, a crowd), previews would double the wait.
+                if previews and drawn != shown and preview_seconds <= begun - painted:
+                    images, shown = self._paint_partly(codes), drawn
+                    painted = time.perf_counter()
+                    preview_seconds = painted - begun
+                yield Preview(images=images, row=row, rows=side)
+        return np.stack(codes), turn
+
+    def _paint_partly(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:
+        """Pictures of the codes so far, int [n] of every candidate, the rest grey."""
+        images, begun = [self._blank()] * len(codes), [i for i, drawn in enumerate(codes) if len(drawn)]
+        length, height = self.config.image_length, self.resolution
+        grids = [np.pad(codes[i], (0, length - len(codes[i])), mode="edge") for i in begun]
+        for i, picture in zip(begun, self._paint(grids, urgent=False), strict=True):
+            pixels = picture.copy()
+            pixels[height * len(codes[i]) // length :] = UNDRAWN
+            images[i] = Image.fromarray(pixels)
+        return images
+
+    def _pixels(self, grids: list[np.ndarray]) -> list[np.ndarray]:
+        return list(self.vqgan.decode(np.stack(grids)))
+
+    def _scores(self, pairs: list[tuple[str, np.ndarray]]) -> list[float]:
+        assert self.reranker is not None
+        prompts, pictures = zip(*pairs, strict=True)
+        return self.reranker.score(prompts, np.stack(pictures)).tolist()
 
     def _blank(self) -> Image.Image:
         return Image.new("RGB", (self.resolution, self.resolution), (UNDRAWN,) * 3)
@@ -141,18 +182,30 @@ class Pipeline:
     def _notes(self, tokens: TokenizedPrompt) -> list[str]:
         if not tokens.truncated:
             return []
-        return [f"the prompt is longer than the model reads and was cut to {self.engine.config.max_text_length} tokens"]
+        return [f"the prompt is longer than the model reads and was cut to {self.config.max_text_length} tokens"]
 
     def warm_up(self) -> None:
         """Compile (or read from the disk) what the first gallery of the default size needs."""
-        for _ in self.stream("warm-up", seed=0):
-            break
-        self.vqgan.decode(np.zeros((self.defaults.num_candidates, self.engine.config.image_length), np.int32))
+        with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), "", True)) as events:
+            next(event for event in events if isinstance(event, Preview))
+        self.vqgan.decode(np.zeros((self.defaults.num_candidates, self.config.image_length), np.int32))
+
+    def warm_up_for_a_crowd(self) -> Iterator[None]:
+        """The same for everything else that many at once may need, a program a step, while visitors are served."""
+        yield from self.scheduler.warm_up()
+        for pictures in (1 << power for power in range(BATCH.bit_length())):
+            self.vqgan.decode(np.zeros((pictures, self.config.image_length), np.int32))
+            yield
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes of the text-to-code model."""
+        return self.scheduler.config
 
     @property
     def defaults(self) -> SamplingParams:
         """The model's own sampling params; every way in starts from these."""
-        return self.engine.config.sampling
+        return self.config.sampling
 
     @property
     def resolution(self) -> int:
@@ -162,12 +215,16 @@ class Pipeline:
     @property
     def device(self) -> str:
         """What draws, in words."""
-        first = jax.devices()[0]
-        return "CPU" if first.platform == "cpu" else f"{first.platform.upper()} ({first.device_kind})"
+        return self.scheduler.device
 
-    def close(self) -> None:
-        """Give back the memory of the device."""
-        self.engine.close()
+    def close(self, seconds: float = 0.0) -> None:
+        """Take no more requests, let those that run finish for `seconds`, and give back the memory of the devices."""
+        deadline = time.monotonic() + seconds
+        self.scheduler.close(seconds)
+        while self.metrics.open and time.monotonic() < deadline:  # they are being painted and ranked
+            time.sleep(0.01)
+        self._paint.close()
+        self._rank.close()
 
     def __enter__(self) -> Self:
         return self
@@ -176,27 +233,61 @@ class Pipeline:
         self.close()
 
 
-def load(model: str | Path = "emoji", *, rerank: bool = True) -> Pipeline:
+def load(
+    model: str | Path = "emoji",
+    *,
+    rerank: bool = True,
+    slots: int | None = None,
+    max_waiting: int = MAX_WAITING,
+    limits: Limits | None = None,
+    replicas: int | tuple[int, int] | None = None,
+) -> Pipeline:
     """A preset (emoji, mini, mega), a folder or a hub id, ready to draw. `rerank=False` goes without CLIP.
 
-    Compiled programs are kept on disk for the next start. Raises `CheckpointError`.
+    slots: candidates that each device draws at once, or what its memory holds; at most `max_waiting` requests wait
+    for them, and `limits` says what one visitor may ask. Every device of this machine is used; with `replicas`, how
+    many or the fewest and the most, Ray's processes draw instead (serving/ray.py), and slots and max_waiting are those
+    of each. Compiled programs are kept on disk for the next start. Raises `CheckpointError`, and ValueError naming the
+    setting.
     """
     device.set_up()
     preset = presets.find(model)
+    if rerank and isinstance(preset.clip, Path) and not preset.clip.is_dir():
+        raise CheckpointError(
+            f"{preset.clip.parent} must hold clip/ to rank with, got none: leave ranking out (--no-rerank, "
+            "rerank=False) or train one (python -m dalle_mini train clip)"
+        )
     with ThreadPoolExecutor(1) as pool:
         reranker = pool.submit(_load_reranker, preset.clip) if rerank else None  # torch takes seconds to import
-        config, tokenizer, engine = _load_dalle(preset.dalle)
-        painter = vqgan.load(preset.vqgan)
-        if painter.config.n_embed != config.codebook_size or painter.config.side != config.side:
-            raise CheckpointError(
-                f"{preset.vqgan} must have {config.codebook_size} codes and a grid of side {config.side} for "
-                f"{preset.dalle}, got {painter.config.n_embed} and {painter.config.side}"
-            )
-        card = preset.card.read_text(encoding="utf-8") if preset.card else ""
-        pipeline = Pipeline(preset.name, tokenizer, engine, painter, None, card)
-        pipeline.warm_up()
-        pipeline.reranker = reranker.result() if reranker else None
+        config, tokenizer = _load_tokenizer(preset.dalle)
+        scheduler: Scheduler | RayScheduler
+        if replicas is None:
+            scheduler = Scheduler(load_engines(preset.dalle, config, slots=slots), max_waiting=max_waiting)
+        else:  # before anything is computed here: Ray forks, which JAX's threads might not survive
+            scheduler = _ray_scheduler()(model, config, replicas=replicas, slots=slots, max_waiting=max_waiting)
+        with ExitStack() as failed:
+            failed.callback(scheduler.close)
+            painter = vqgan.load(preset.vqgan)
+            if painter.config.n_embed != config.codebook_size or painter.config.side != config.side:
+                raise CheckpointError(
+                    f"{preset.vqgan} must have {config.codebook_size} codes and a grid of side {config.side} for "
+                    f"{preset.dalle}, got {painter.config.n_embed} and {painter.config.side}"
+                )
+            card = preset.card.read_text(encoding="utf-8") if preset.card else ""
+            pipeline = Pipeline(preset.name, tokenizer, scheduler, painter, None, card, limits)
+            failed.callback(pipeline.close)
+            pipeline.warm_up()
+            pipeline.reranker = reranker.result() if reranker else None
+            failed.pop_all()
     return pipeline
+
+
+def _ray_scheduler() -> "type[RayScheduler]":
+    try:
+        from dalle_mini.serving.ray import RayScheduler
+    except ModuleNotFoundError as error:
+        raise ValueError(f"replicas need Ray: pip install -r requirements-ray.txt ({error})") from error
+    return RayScheduler
 
 
 def _load_reranker(location: str | Path) -> "Reranker":
@@ -208,8 +299,7 @@ def _load_reranker(location: str | Path) -> "Reranker":
         raise CheckpointError(str(error)) from None
 
 
-def _load_dalle(folder: str | Path) -> tuple[ModelConfig, Tokenizer, Engine]:
-    folder = Path(folder)
+def _load_tokenizer(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     try:
         config = ModelConfig.from_json(folder / "config.json")
     except (ValueError, OSError) as error:
@@ -220,4 +310,10 @@ def _load_dalle(folder: str | Path) -> tuple[ModelConfig, Tokenizer, Engine]:
             f"{folder}: the tokenizer must know at most the model's {config.encoder_vocab_size} tokens, "
             f"got {tokenizer.vocab_size}"
         )
-    return config, tokenizer, Engine(config, load_params(folder, config, dtype=config.param_dtype))
+    return config, tokenizer
+
+
+def load_engines(folder: Path, config: ModelConfig, *, slots: int | None = None) -> list[Engine]:
+    """The text-to-code model of a folder, once on each device of this process. Raises `CheckpointError`."""
+    params = load_params(folder, config, dtype=config.param_dtype)
+    return [Engine(config, params, slots=slots, device=one) for one in jax.local_devices()]

@@ -8,7 +8,7 @@ by the published VQGAN and CLIP.
 import dataclasses
 from pathlib import Path
 
-from vqgan.checkpoint import resolve
+from vqgan.checkpoint import CheckpointError, resolve
 
 PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 PUBLISHED_CLIP = "ViT-B-32/laion2b_s34b_b79k"  # open_clip's name and tag
@@ -37,5 +37,9 @@ def find(model: str | Path) -> Preset:
     name = str(model) if model in ("emoji", *SHELF) else Path(str(location)).name
     card = folder / "README.md"
     parts = [folder / part for part in ("dalle", "vqgan", "clip")]
+    if parts[0].is_dir() and not parts[1].is_dir():
+        raise CheckpointError(
+            f"{folder} must hold vqgan/ beside dalle/, got none: copy there the one it was trained with"
+        )
     dalle, vqgan, clip = parts if parts[0].is_dir() else (folder, PUBLISHED_VQGAN, PUBLISHED_CLIP)
     return Preset(name=name, dalle=dalle, vqgan=vqgan, clip=clip, card=card if card.exists() else None)

@@ -1,25 +1,39 @@
 """The page and its API, served as `python app.py` serves them, with the embedded model behind.
 
-`slow` is the same pipeline with a pause after every event, so that what happens while it draws can be watched.
+`slow` is the same pipeline with a pause after every event, so that what happens while it draws can be watched;
+`crowded` holds the engine still with a crowd in front of it, so that what happens in line can be.
 """
 
 import json
 import math
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import httpx
 import pytest
+from fastapi import FastAPI
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import app
 import dalle_mini
 from dalle_mini.gallery import Gallery, Preview, read_metadata
+from dalle_mini.serving import web
+from dalle_mini.serving.answers import Answers
+from dalle_mini.serving.limits import Limits
+from dalle_mini.serving.scheduler import ClosedError, Waiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import FrameLocator, Page
@@ -73,9 +87,8 @@ class Slow:
 
 
 def serve(pipeline: Any) -> Iterator[str]:
-    demo = app.build_demo(pipeline)
-    yield app.launch(demo)
-    demo.close()
+    with app.launch(pipeline) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +111,24 @@ def slow_address(slow: Slow) -> Iterator[str]:
     yield from serve(slow)
 
 
-def eventually(holds: Any, seconds: float = 10) -> bool:
+@pytest.fixture
+def crowded(emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every slot is taken and two requests are in line; nothing moves until the test is over."""
+    engine = emoji.scheduler.engines[0]
+    decode, gate = engine.decode, threading.Event()
+    monkeypatch.setattr(engine, "decode", lambda: decode() if gate.wait(0.05) else None)
+    crowd = [emoji.stream("a crowd", seed=0, num_candidates=16, visitor="crowd") for _ in range(engine.slots // 16 + 2)]
+    for visit in crowd:
+        next(visit)
+    assert eventually(lambda: emoji.scheduler.waiting == 2)
+    yield
+    for visit in crowd:
+        visit.close()
+    gate.set()
+    assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)
+
+
+def eventually(holds: Any, seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
         time.sleep(0.05)
@@ -143,7 +173,9 @@ def test_api_counts_the_rows_while_drawing(client: Client) -> None:
     job = client.submit("a red apple", num_candidates=1, api_name="/generate")
     job.result()
     *previews, _ = job.outputs()
-    assert [preview["row"] for preview in previews] == list(range(1, previews[0]["rows"]))
+    rows = [preview["row"] for preview in previews if "row" in preview]
+    assert sorted(set(rows)) == list(range(1, previews[-1]["rows"]))
+    assert rows == sorted(rows)
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
@@ -189,6 +221,139 @@ def test_cancelling_a_job_closes_the_pipelines_stream(slow_address: str, slow: S
     assert eventually(lambda: slow.closed_early == before + 1)
 
 
+def test_a_dropped_connection_closes_the_pipelines_stream(slow_address: str, slow: Slow) -> None:
+    before, url = slow.closed_early, f"{slow_address}gradio_api/call/generate"
+    event = httpx.post(url, json={"data": ["a tiny dog", 1, None, 1, 1, 0, 1]}).json()["event_id"]
+    with httpx.stream("GET", f"{url}/{event}") as stream:
+        next(line for line in stream.iter_lines() if "row" in line)
+    assert eventually(lambda: slow.closed_early == before + 1)
+
+
+# The crowd
+
+
+def test_requests_of_several_clients_are_drawn_at_the_same_time(slow_address: str) -> None:
+    clients = [Client(slow_address, verbose=False) for _ in range(3)]
+    jobs = [client.submit("a tiny dog", num_candidates=1, api_name="/generate") for client in clients]
+    assert eventually(lambda: all("row" in str(job.outputs()) for job in jobs))
+    assert not any(job.done() for job in jobs)
+    assert all(job.result()["candidates"] for job in jobs)
+
+
+def test_api_tells_the_place_in_line_and_cancelling_leaves_it(
+    client: Client, emoji: dalle_mini.Pipeline, crowded: None
+) -> None:
+    job = client.submit("a tiny dog", num_candidates=1, api_name="/generate")
+    assert eventually(lambda: "place" in str(job.outputs()))
+    assert job.outputs()[0]["place"] == 2, "visitors take turns: before the second of the crowd's"
+    job.cancel()
+    assert eventually(lambda: emoji.scheduler.waiting == 2)
+
+
+def test_a_full_line_is_told_to_the_apis_client(
+    client: Client, emoji: dalle_mini.Pipeline, crowded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emoji.scheduler, "max_waiting", 2)
+    with pytest.raises(AppError, match="2 requests are waiting already: please try again"):
+        client.predict("a tiny dog", api_name="/generate")
+
+
+def test_a_visitors_limit_is_told_to_the_apis_client(
+    client: Client, emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emoji, "limits", Limits(per_minute=1))
+    assert client.predict("a tiny dog", num_candidates=1, api_name="/generate")["candidates"]
+    with pytest.raises(AppError, match="a visitor may ask at most 1 times a minute"):
+        client.predict("a tiny dog", num_candidates=1, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "visitor"),
+    [(None, "127.0.0.1"), ("10.0.0.1", "127.0.0.1"), ("127.0.0.1", "10.9.8.7"), ("127.0.0.0/8", "10.9.8.7")],
+)
+def test_forwarded_address_counts_only_from_a_trusted_proxy_and_a_forged_one_never(
+    emoji: dalle_mini.Pipeline, trusted: str | None, visitor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitors: list[str] = []
+    stream = emoji.stream
+    monkeypatch.setattr(
+        emoji, "stream", lambda *args, **rest: visitors.append(rest["visitor"]) or stream(*args, **rest)
+    )
+    with app.launch(emoji, trusted_proxy=trusted) as address:
+        client = Client(address, verbose=False, headers={"X-Forwarded-For": "6.6.6.6, 10.9.8.7"})
+        client.predict("a tiny dog", num_candidates=1, api_name="/generate")
+    assert visitors == [visitor]
+
+
+def test_page_sends_nothing_again_that_has_not_changed(emoji: dalle_mini.Pipeline, tmp_path: Path) -> None:
+    images = [emoji._blank()]
+    first, later = Preview(images=images, row=1, rows=16), Preview(images=images, row=2, rows=16)
+    events = [Waiting(2, None), Waiting(2, None), Waiting(1, 3.0), first, first, later]
+    fake: Any = SimpleNamespace(stream=lambda prompt, **settings: (event for event in events))
+    request: Any = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"))
+    sent = list(app.page_generator(fake, Answers(tmp_path), ["seed"])(request, "a cat", ""))
+    skipped = [[value == gr.skip() for value in values[1:3]] for values in sent]
+    assert skipped == [[True, False], [True, True], [True, False], [False, False], [True, True], [True, False]]
+    assert "waiting: place 1 in line, about 3 s" in sent[2][2]
+
+
+def test_healthz_says_what_state_the_server_is_in(
+    emoji: dalle_mini.Pipeline, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> tuple[int, Any]:
+        answer = httpx.get(f"{address}healthz")
+        return answer.status_code, answer.json()
+
+    assert found() == (200, {"state": "ready"})
+    monkeypatch.setattr(emoji.scheduler, "_broken_until", math.inf)
+    assert found() == (503, {"state": "broken"})
+    monkeypatch.setattr(emoji.scheduler, "_closing", True)
+    assert found() == (503, {"state": "draining"})
+
+
+def test_metrics_are_served_as_prometheus_reads_them(client: Client, address: str) -> None:
+    client.predict("a tiny dog", num_candidates=1, api_name="/generate")
+    answer = httpx.get(f"{address}metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert re.search(r'^dalle_mini_requests_total\{outcome="finished"\} [1-9]', answer.text, re.MULTILINE)
+    assert re.search(r"^dalle_mini_slots_in_use 0.0$", answer.text, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_server_finishes_what_it_draws_refuses_the_rest_and_ends(number: signal.Signals) -> None:
+    command = [sys.executable, str(app.ASSETS.parent / "app.py"), "--port", "0", "--grace", "30"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as server:
+        assert server.stdout
+        try:
+            address = server.stdout.readline().split("is at ")[1].split()[0]
+            client, late = (Client(address, verbose=False) for _ in range(2))
+            job = client.submit("a tiny dog", num_candidates=16, api_name="/generate")
+            assert eventually(lambda: "row" in str(job.outputs()), 30)
+            server.send_signal(number)
+            assert eventually(lambda: httpx.get(f"{address}healthz").json() == {"state": "draining"})
+            with pytest.raises(AppError, match=str(ClosedError())):
+                late.predict("a tiny dog", num_candidates=1, api_name="/generate")
+            assert len(job.result(30)["candidates"]) == 16
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+
+
+@pytest.mark.parametrize(
+    ("grace", "killed_after", "closed_after"), [(0.0, 3.0, 0.0), (2.0, 3.0, 0.0), (10.0, 10.0, 7.0)]
+)
+def test_whatever_hangs_the_process_ends_within_the_grace(
+    grace: float, killed_after: float, closed_after: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(threading, "Timer", lambda *rest: asked.append(rest) or SimpleNamespace(start=lambda: None))
+    pipeline: Any = SimpleNamespace(close=asked.append, metrics=SimpleNamespace(open=0))
+    with web.serve(FastAPI(), pipeline, host="127.0.0.1", port=0, grace=grace):
+        pass
+    assert asked == [(killed_after, os._exit, [1]), closed_after]
+
+
 # The model card, and starting
 
 
@@ -200,11 +365,14 @@ def test_card_loses_front_matter_images_and_html_but_keeps_links() -> None:
 def test_main_prints_the_address_the_device_and_the_model(
     emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dalle_mini, "load", lambda model, rerank: emoji)
-    monkeypatch.setattr(gr.Blocks, "block_thread", lambda demo: demo.close())
-    app.main(port=7999)
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr(dalle_mini, "load", lambda model, **settings: emoji)
+    monkeypatch.setattr(web, "stop_signal", lambda: stop)
+    monkeypatch.setattr(web, "_drain", lambda server, pipeline, grace: None)
+    app.main(port=0)
     printed = capsys.readouterr().out
-    assert "http://127.0.0.1:7999" in printed
+    assert re.search(r"http://127\.0\.0\.1:\d+/", printed)
     assert emoji.device in printed
     assert "model emoji" in printed
 
@@ -215,10 +383,39 @@ def test_model_that_cannot_be_loaded_ends_with_one_sentence(tmp_path: Path) -> N
     assert str(tmp_path) in str(ended.value)
 
 
+def test_engine_ray_without_ray_ends_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "dalle_mini.serving.ray", raising=False)
+    with pytest.raises(SystemExit, match=r"^replicas need Ray: pip install -r requirements-ray\.txt \(.*ray.*\)$"):
+        app.main(engine=app.Engine.RAY, rerank=False, port=0)
+
+
+def test_without_it_nothing_imports_ray() -> None:
+    script = "import app, sys, dalle_mini.pipeline; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=app.ASSETS.parent)
+
+
+def test_replicas_are_a_number_or_a_range() -> None:
+    assert [app.counts(text) for text in ("2", "1-8", "3-3")] == [2, (1, 8), 3]
+    for wrong in ("", "-1", "two", "1-", "1 - 2"):
+        with pytest.raises(ValueError, match=r"^replicas must be a number or two, such as 2 or 1-8, got "):
+            app.counts(wrong)
+
+
+def test_port_that_is_taken_ends_with_one_sentence(emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dalle_mini, "load", lambda model, **settings: emoji)
+    monkeypatch.setattr(web, "stop_signal", threading.Event)
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken, pytest.raises(SystemExit) as ended:
+        app.main(port=taken.getsockname()[1])
+    assert str(ended.value).startswith("host and port must be free to listen on, got 127.0.0.1:")
+
+
 # The page in a browser
 
 
 def ask(tab: "Tab", prompt: str) -> None:
+    # Until the button is back, the request before has not quite ended, and Gradio ignores another.
+    tab.get_by_role("button", name="Draw").wait_for()
     tab.get_by_label("Prompt").fill(prompt)
     tab.get_by_label("Prompt").press("Enter")
 
@@ -232,6 +429,7 @@ def wait_for_gallery(tab: "Tab", candidates: int) -> list[str]:
 def set_candidates(tab: "Tab", candidates: float) -> None:
     if not tab.get_by_placeholder("random").is_visible():
         tab.get_by_role("button", name="Settings").click()
+        tab.get_by_placeholder("random").wait_for()
     box = tab.get_by_label("number input for Candidates")
     box.fill(f"{candidates:g}")
     box.press("Tab")
@@ -244,8 +442,8 @@ def test_prompt_becomes_previews_then_a_ranked_gallery(
     page.goto(slow_address)
     ask(page, "a cat left of a pizza")
     page.get_by_text(re.compile(r"drawing row \d+ of \d+")).wait_for()
-    page.locator("#gallery .grid-container img").first.wait_for()
-    assert page.locator("#gallery .caption-label").all_inner_texts() == [f"candidate {i}" for i in range(9)]
+    page.locator("#previews img").first.wait_for()
+    assert page.locator("#previews img").count() == 9
     captions = wait_for_gallery(page, 9)
     found = [re.fullmatch(r"#(\d+) · score (-?\d\.\d{3}) · seed (\d+) · candidate (\d)", c) for c in captions]
     ranks, scores, seeds, indices = zip(*(match.groups() for match in found if match), strict=True)
@@ -302,6 +500,39 @@ def test_stop_ends_the_drawing_and_the_next_request_works(page: "Page", slow_add
     assert eventually(lambda: slow.closed_early == before + 1)
     ask(page, "a tiny dog")
     assert len(wait_for_gallery(page, 1)) == 1
+
+
+@pytest.mark.browser
+def test_place_in_line_is_shown_and_stop_leaves_the_line(
+    page: "Page", address: str, emoji: dalle_mini.Pipeline, crowded: None
+) -> None:
+    page.goto(address)
+    ask(page, "a tiny dog")
+    page.get_by_text("waiting: place 2 in line").wait_for()
+    assert emoji.scheduler.waiting == 3
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("stopped").wait_for()
+    assert eventually(lambda: emoji.scheduler.waiting == 2)
+
+
+@pytest.mark.browser
+def test_closed_tab_leaves_the_line(page: "Page", address: str, emoji: dalle_mini.Pipeline, crowded: None) -> None:
+    page.goto(address)
+    ask(page, "a tiny dog")
+    page.get_by_text("waiting: place 2 in line").wait_for()
+    page.close()
+    assert eventually(lambda: emoji.scheduler.waiting == 2)
+
+
+@pytest.mark.browser
+def test_closed_tab_frees_its_slots(page: "Page", slow_address: str, slow: Slow) -> None:
+    before = slow.closed_early
+    page.goto(slow_address)
+    ask(page, "a tiny dog")
+    page.get_by_text("drawing row 1").wait_for()
+    page.close()
+    assert eventually(lambda: slow.closed_early == before + 1)
+    assert eventually(lambda: slow.pipeline.scheduler.slots_in_use == 0)
 
 
 @pytest.mark.browser

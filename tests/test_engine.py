@@ -13,7 +13,7 @@ from dalle_mini import model
 from dalle_mini.config import MAX_CANDIDATES, ModelConfig, SamplingParams
 from dalle_mini.decode import candidate_rng
 from dalle_mini.sampling import guide, sample
-from dalle_mini.serving.engine import BUCKETS, Engine
+from dalle_mini.serving.engine import BUCKETS, KEPT_PROMPTS, Engine, Slot
 from dalle_mini.tokenizer import TokenizedPrompt
 
 CONFIG = ModelConfig(
@@ -71,25 +71,25 @@ def engine() -> Engine:
     return Engine(CONFIG, params)
 
 
-def insert(engine: Engine, wanted: Request) -> int:
-    return engine.insert(engine.prefill(wanted.prompt), wanted.params, candidate=wanted.candidate)
+def insert(engine: Engine, wanted: Request, *, more: int = 0) -> Slot:
+    return engine.insert(engine.prefill(wanted.prompt), wanted.params, candidate=wanted.candidate, more=more)
 
 
-def take(engine: Engine, slot: int) -> Drawn:
+def take(engine: Engine, slot: Slot) -> Drawn:
     """What a finished slot holds; it is evicted."""
     codes = engine.codes(slot)
     assert codes.shape == (CONFIG.image_length,)
-    group, place = divmod(slot, engine._size)
-    cache = jax.tree.leaves(engine._groups[group].cache)
-    bits = np.stack([np.asarray(array)[2 * place : 2 * place + 2] for array in cache]).view(np.uint32)
+    group = engine._groups[slot.group]
+    own = 2 if group.guided else 1
+    rows = slice(own * slot.place, own * slot.place + own)
+    bits = np.stack([np.asarray(array)[rows] for array in jax.tree.leaves(group.state.cache)]).view(np.uint32)
     engine.evict(slot)
     return Drawn(codes, bits)
 
 
 def draw(engine: Engine, requests: Sequence[Request]) -> list[Drawn]:
     """All together, in as few slots as hold them."""
-    engine.reserve(len(requests))
-    slots = [insert(engine, wanted) for wanted in requests]
+    slots = [insert(engine, wanted, more=len(requests) - 1 - i) for i, wanted in enumerate(requests)]
     for _ in range(CONFIG.side):
         engine.decode()
     return [take(engine, slot) for slot in slots]
@@ -111,7 +111,7 @@ def crowd(number: int, place: int) -> list[Request]:
     return [*others[:place], OURS, *others[place:]]
 
 
-@pytest.mark.parametrize("slots", [*BUCKETS, MAX_CANDIDATES])
+@pytest.mark.parametrize("slots", [4, 9, MAX_CANDIDATES])
 def test_a_candidate_is_the_same_in_every_bucket_slot_and_group(engine: Engine, alone: Drawn, slots: int):
     for place in sorted({0, slots // 2, slots - 1}):
         assert_same(draw(engine, crowd(slots, place))[place], alone)
@@ -131,8 +131,7 @@ def test_every_candidate_of_a_full_batch_is_the_one_drawn_alone(engine: Engine):
 def test_eviction_and_insertion_midway_leave_the_others_unchanged(engine: Engine, alone: Drawn):
     """A slot is freed after a row and taken by OURS, which then draws on beside slots that are long finished."""
     expected = [draw(engine, [wanted])[0] for wanted in NEIGHBOURS]
-    engine.reserve(4)
-    slots = [insert(engine, wanted) for wanted in NEIGHBOURS]
+    slots = [insert(engine, wanted, more=3) for wanted in NEIGHBOURS]
     engine.decode()
     engine.evict(slots.pop(1))
     del expected[1]
@@ -146,7 +145,6 @@ def test_eviction_and_insertion_midway_leave_the_others_unchanged(engine: Engine
 
 
 def test_rows_come_one_after_another(engine: Engine, alone: Drawn):
-    engine.reserve(1)
     slot = insert(engine, OURS)
     for row in range(CONFIG.side + 1):
         np.testing.assert_array_equal(engine.codes(slot), alone.codes[: row * CONFIG.side])
@@ -155,9 +153,12 @@ def test_rows_come_one_after_another(engine: Engine, alone: Drawn):
     engine.evict(slot)
 
 
-def test_codes_follow_from_the_full_forward_and_the_documented_rng(engine: Engine, alone: Drawn):
+@pytest.mark.parametrize("condition_scale", [3.0, 1.0], ids=["guided", "plain"])
+def test_codes_follow_from_the_full_forward_and_the_documented_rng(engine: Engine, condition_scale: float):
     """Without cache, slots and loop: fold_in(fold_in(key(seed), candidate), position) on teacher-forced logits."""
-    prompt, params, length = OURS.prompt, OURS.params, CONFIG.image_length
+    wanted = OURS._replace(params=dataclasses.replace(OURS.params, condition_scale=condition_scale))
+    prompt, params, length = wanted.prompt, wanted.params, CONFIG.image_length
+    (alone,) = draw(engine, [wanted])
 
     @jax.jit
     def teacher_forced(codes: jax.Array) -> jax.Array:
@@ -214,14 +215,85 @@ def test_changing_a_setting_compiles_nothing(engine: Engine, alone: Drawn):
     assert [program._cache_size() for program in programs] == before
 
 
-def test_a_state_of_another_size_is_not_kept(engine: Engine):
-    engine.reserve(MAX_CANDIDATES)
-    engine.reserve(1)
-    assert [state.codes.shape for state in engine._groups.values()] == [(BUCKETS[0],)]
+def test_after_warming_up_no_bucket_compiles_anything(engine: Engine):
+    engine = Engine(CONFIG, engine.params, slots=18)
+    for _ in engine.warm_up():
+        pass
+    assert engine.slots_in_use == 0
+    programs = (engine._prefill, engine._insert, engine._decode_row, engine._rng)
+    before = [program._cache_size() for program in programs]
+    for company in ([OURS], [OURS] * 10, [PLAIN[0]], PLAIN[:10]):
+        draw(engine, company)
+    assert [program._cache_size() for program in programs] == before
+
+
+PLAIN = [request(seed, 1, condition_scale=1.0) for seed in range(20)]
+
+
+def test_without_guidance_a_slot_has_one_row(engine: Engine):
+    slots = [insert(engine, wanted, more=7 - i) for i, wanted in enumerate(PLAIN[:8])]
+    (group,) = engine._groups.values()
+    assert (group.rows, group.state.cache.k[0].shape[0]) == (BUCKETS[0], BUCKETS[0])
+    for slot in slots:
+        engine.evict(slot)
+
+
+def test_without_guidance_too_a_candidate_is_the_same_in_every_company(engine: Engine):
+    expected = draw(engine, [PLAIN[0]])[0]
+    for number in (8, 9, 18, 20):
+        assert_same(draw(engine, [OURS, *PLAIN[1:number], PLAIN[0]])[-1], expected)
+
+
+def test_groups_are_made_when_needed_and_dropped_when_empty(engine: Engine):
+    slots = [insert(engine, OURS)]
+    slots += [insert(engine, wanted, more=8 - i) for i, wanted in enumerate([OURS] * 9)]
+    assert [group.rows for group in engine._groups.values()] == [8, 18]
+    assert engine.slots_in_use == 10
+    for slot in slots:
+        engine.evict(slot)
+    assert engine._groups == {}
+
+
+def test_there_is_room_for_as_many_slots_as_were_asked_for():
+    params = jax.jit(lambda rng: model.init_params(CONFIG, rng))(jax.random.key(0))
+    engine = Engine(CONFIG, params, slots=9)
+    for i in range(9):
+        assert engine.has_room(OURS.params)
+        insert(engine, OURS, more=8 - i)
+    assert not engine.has_room(OURS.params)
+    assert not engine.has_room(PLAIN[0].params)
+    engine.reset()
+    assert engine.has_room(PLAIN[0].params)
+
+
+def test_fewer_slots_than_a_group_has_are_refused():
+    with pytest.raises(ValueError, match=r"^slots must be >= 9, got 8$"):
+        Engine(CONFIG, {}, slots=8)
+
+
+def test_the_latest_prompts_are_prefilled_once(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    engine.reset()
+    calls, prefill = [], engine._prefill
+    monkeypatch.setattr(engine, "_prefill", lambda *args, **kwargs: calls.append(0) or prefill(*args, **kwargs))
+    prompts = [request(tokens=(token,)).prompt for token in range(4, 4 + KEPT_PROMPTS + 1)]
+    for prompt in [*prompts, *prompts[1:]]:
+        engine.prefill(prompt)
+    assert len(calls) == KEPT_PROMPTS + 1
+    engine.prefill(prompts[0])
+    assert len(calls) == KEPT_PROMPTS + 2
+
+
+def test_a_device_failure_leaves_an_engine_that_can_be_reset(engine: Engine, alone: Drawn):
+    insert(engine, OURS)
+    row, engine._decode_row = engine._decode_row, lambda *_, **__: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        engine.decode()
+    engine._decode_row = row
+    engine.reset()
+    assert_same(draw(engine, [OURS])[0], alone)
 
 
 def test_a_closed_engine_holds_no_memory():
     engine = Engine(CONFIG, {"encoder": jnp.zeros(3)})
-    engine.reserve(1)
     engine.close()
     assert (engine.params, engine._groups) == ({}, {})

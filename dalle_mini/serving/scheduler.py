@@ -1,0 +1,412 @@
+"""Many requests, one engine for each device: who draws next, and who waits.
+
+The way of one request:
+
+ 1. `stream` (any thread) puts it at the end of its visitor's line, unless `max_waiting` requests wait already: then
+    `QueueFullError` says how long the wait would be.
+ 2. Before every row an engine's thread admits: visitors take turns, a request a turn, so that somebody with ten
+    requests is not ahead of somebody with one. A request's candidates all go to the engine with the least to do,
+    one after another, as slots become free.
+ 3. `Engine.decode` draws one row of every slot; all whose rows have grown are told, and `stream` yields `Drawing`.
+    Until then it yields `Waiting`: the place in line and, once anything was measured, the seconds.
+ 4. A candidate that is whole leaves its slot to the next at once. With its last candidate the request is done.
+ 5. Closing the stream cancels: slots are free before the next row, a place in line at once.
+
+When something fails: a text that cannot be prefilled fails its own request alone. If the device fails, the engine is
+emptied, and what it was drawing is drawn again from the start, once: the same seeds give the same codes.
+
+Contract: `stream` (or its parts `submit`, `events`, `cancel`), `close` and the properties may be used by any thread; an
+engine only by its own thread. Requests are tokens and sampling params; neither pictures nor prompts are known here.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from dalle_mini import device
+from dalle_mini.config import ModelConfig, SamplingParams
+from dalle_mini.model import CrossKV
+from dalle_mini.serving.engine import Slot
+from dalle_mini.serving.limits import RefusedError
+from dalle_mini.serving.metrics import Metrics
+from dalle_mini.tokenizer import TokenizedPrompt
+
+logger = logging.getLogger(__name__)
+FIRST_HEARTBEAT = 0.1  # who is served at once is not told of a line
+# Seconds after which a stream repeats itself: whoever is gone is found out when something is sent. Telling a crowd its
+# places every second took as much of the web process as everything else.
+HEARTBEAT, LINE_HEARTBEAT = 1.0, 3.0
+IDLE = 0.01  # seconds until an engine that may not begin what is waiting looks again
+BROKEN = 30.0  # seconds; then who was kept away by it may try again
+MAX_WAITING = 200
+ATTEMPTS = 2  # of a request that a device has failed with
+
+
+class QueueFullError(RefusedError):
+    """There is no place in line. `seconds` until there may be one, or None where nothing was measured yet."""
+
+    def __init__(self, waiting: int, seconds: float | None) -> None:
+        super().__init__(waiting, seconds)  # so that it can be pickled
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        when = "later" if self.seconds is None else f"in about {max(1, round(self.seconds))} s"
+        return f"{self.args[0]} requests are waiting already: please try again {when}"
+
+
+class ClosedError(RefusedError):
+    """The server is stopping and takes no more requests."""
+
+    def __str__(self) -> str:
+        return "the server is stopping: please try again later"
+
+
+class EngineLike(Protocol):
+    """What the scheduler needs of an engine (serving/engine.py)."""
+
+    config: ModelConfig
+    slots: int
+
+    def prefill(self, prompt: TokenizedPrompt) -> CrossKV: ...
+    def has_room(self, params: SamplingParams) -> bool: ...
+    def insert(self, prefix: CrossKV, params: SamplingParams, *, candidate: int, more: int = 0) -> Slot: ...
+    def decode(self) -> None: ...
+    def codes(self, slot: Slot) -> Int[np.ndarray, " n"]: ...
+    def evict(self, slot: Slot) -> None: ...
+    def reset(self) -> None: ...
+    def warm_up(self) -> Iterator[None]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Waiting:
+    place: int  # in line, counted from 1
+    seconds: float | None  # until drawing begins, an estimate
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The codes so far, int [n] of every candidate; n is image_length for all of them in the last event."""
+
+    codes: tuple[np.ndarray, ...]
+
+
+@dataclass(eq=False)
+class Request:
+    tokens: TokenizedPrompt
+    params: SamplingParams
+    visitor: str
+    changed: threading.Condition
+    asked: float = field(default_factory=time.monotonic)
+    begun: float = 0.0  # when its first candidate had a slot
+    codes: list[np.ndarray] = field(default_factory=list)
+    slots: dict[int, Slot] = field(default_factory=dict)  # candidate -> where it is being drawn
+    started: int = 0  # candidates that have had a slot
+    events: deque[Drawing] = field(default_factory=deque)  # that its stream has not yielded yet
+    attempts: int = 0
+    cancelled: bool = False
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.slots, self.started = {}, 0
+        self.codes = [np.empty(0, np.int32)] * self.params.num_candidates
+        self.events.clear()
+
+    @property
+    def unstarted(self) -> int:
+        return self.params.num_candidates - self.started
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self.changed.notify_all()
+
+
+class Scheduler:
+    """See the module. The first request starts the threads; without `threads`, call `step`."""
+
+    def __init__(self, engines: Sequence[EngineLike], *, max_waiting: int = MAX_WAITING, threads: bool = True) -> None:
+        if max_waiting < 1:
+            raise ValueError(f"max_waiting must be >= 1, got {max_waiting}")
+        self.engines, self.max_waiting, self._threaded = engines, max_waiting, threads
+        self.metrics = Metrics()
+        self.metrics.gauge("requests_waiting", "Requests in line for a slot.", lambda: self.waiting)
+        self.metrics.gauge("slots_in_use", "Candidates that are being drawn.", lambda: self.slots_in_use)
+        self.config = engines[0].config
+        self._lock = threading.RLock()
+        self._work = threading.Condition(self._lock)
+        self._lines: OrderedDict[str, deque[Request]] = OrderedDict()  # visitors in the order of their turns
+        self._running: dict[EngineLike, list[Request]] = {engine: [] for engine in engines}
+        self._threads: list[threading.Thread] = []
+        self._closing = False
+        self._broken_until = 0.0
+        self._pace: float | None = None  # seconds a candidate takes all engines together, a moving average
+
+    # The requests' side -------------------------------------------------------------------------------------
+
+    def stream(
+        self, tokens: TokenizedPrompt, params: SamplingParams, *, visitor: str = ""
+    ) -> Generator[Waiting | Drawing, None, None]:
+        """Draw the candidates of a request. Raises QueueFullError, ClosedError, or what the request failed with."""
+        yield from self.events(self.submit(tokens, params, visitor=visitor))
+
+    def events(self, request: Request) -> Generator[Waiting | Drawing, None, None]:
+        """What happens to a request, which is cancelled when this is closed; it ends when the request is cancelled."""
+        patience = FIRST_HEARTBEAT
+        try:
+            while True:
+                with self._lock:
+                    request.changed.wait_for(lambda: request.events or request.error or request.cancelled, patience)
+                    if request.error:
+                        raise request.error
+                    if request.cancelled:
+                        return
+                    if request.events:
+                        event: Waiting | Drawing = request.events.popleft()
+                    else:
+                        event = Drawing(tuple(request.codes)) if request.started else self._waiting(request)
+                yield event
+                patience = LINE_HEARTBEAT if isinstance(event, Waiting) else HEARTBEAT
+                if isinstance(event, Drawing) and all(len(codes) == self.config.image_length for codes in event.codes):
+                    return
+        finally:
+            self.cancel(request)
+
+    def submit(self, tokens: TokenizedPrompt, params: SamplingParams, *, visitor: str = "") -> Request:
+        """Put a request in line. Raises QueueFullError and ClosedError."""
+        with self._lock:
+            if self._closing:
+                raise ClosedError
+            if self.waiting >= self.max_waiting:
+                raise QueueFullError(self.waiting, self._seconds(self._candidates_ahead(None)))
+            request = Request(tokens, params, visitor, threading.Condition(self._lock))
+            self._lines.setdefault(visitor, deque()).append(request)
+            self._start_threads()
+            self._work.notify_all()
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Take a request out of the line or, before the next row, out of its slots."""
+        with self._lock:
+            request.cancelled = True
+            self._leave_line(request)
+            request.changed.notify_all()
+            self._work.notify_all()
+
+    def _leave_line(self, request: Request) -> None:
+        line = self._lines.get(request.visitor)
+        if line and request in line:
+            line.remove(request)
+            if not line:
+                del self._lines[request.visitor]
+
+    def _waiting(self, request: Request) -> Waiting:
+        order = self._order()
+        place = order.index(request) if request in order else 0
+        return Waiting(place + 1, self._seconds(self._candidates_ahead(request)))
+
+    def _order(self) -> list[Request]:
+        """All that wait, in the order of their turns."""
+        turns = itertools.zip_longest(*self._lines.values())
+        return [request for turn in turns for request in turn if request is not None]
+
+    def _candidates_ahead(self, request: Request | None) -> float:
+        """Candidates to be drawn before a request (None: a new one) has its turn, as far as they are not drawn yet."""
+        running = [each for requests in self._running.values() for each in requests]
+        order = self._order()
+        before = order if request not in order else order[: order.index(request)]
+        whole = self.config.image_length
+        left = sum(1 - len(codes) / whole for each in {*running, *before} for codes in each.codes)
+        # Slots are free before the last of them is drawn.
+        return max(0.0, left - sum(engine.slots for engine in self.engines) / 2)
+
+    def _seconds(self, candidates: float) -> float | None:
+        return None if self._pace is None else candidates * self._pace
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line, those included whose first candidates are being drawn."""
+        with self._lock:
+            return sum(map(len, self._lines.values()))
+
+    @property
+    def slots_in_use(self) -> int:
+        with self._lock:
+            return sum(len(request.slots) for requests in self._running.values() for request in requests)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that may be here at once, in line or being drawn; twice as many candidates fit without guidance."""
+        return self.max_waiting + 2 * sum(engine.slots for engine in self.engines)
+
+    @property
+    def device(self) -> str:
+        """What draws, in words."""
+        return device.name()
+
+    @property
+    def state(self) -> str:
+        """ready, draining or broken (the device has just failed, and no row has succeeded since)."""
+        return "draining" if self._closing else "broken" if time.monotonic() < self._broken_until else "ready"
+
+    # The engines' side --------------------------------------------------------------------------------------
+
+    def step(self, engine: EngineLike) -> bool:
+        """One row of one engine: clear, admit, decode, tell. Returns whether there was anything to draw."""
+        self._clear(engine)
+        self._admit(engine)
+        if not self._running[engine]:
+            return False
+        begun = time.monotonic()
+        try:
+            engine.decode()
+        except Exception as error:
+            logger.exception("the device failed")
+            self._recover(engine, error)
+        else:
+            self._collect(engine, time.monotonic() - begun)
+        return True
+
+    def _clear(self, engine: EngineLike) -> None:
+        """Free the slots of cancelled requests."""
+        with self._lock:
+            for request in [each for each in self._running[engine] if each.cancelled]:
+                self._evict(engine, request)
+
+    def _evict(self, engine: EngineLike, request: Request) -> None:
+        self._running[engine].remove(request)
+        for slot in request.slots.values():
+            engine.evict(slot)
+        request.slots = {}
+
+    def _admit(self, engine: EngineLike) -> None:
+        """Fill free slots, turn by turn."""
+        while (request := self._choose(engine)) is not None:
+            try:
+                prefix = engine.prefill(request.tokens)
+                slot = engine.insert(prefix, request.params, candidate=request.started, more=request.unstarted - 1)
+            except Exception as error:
+                logger.exception("a request failed")
+                with self._lock:
+                    self._leave_line(request)
+                    self._evict(engine, request)
+                    request.fail(error)
+                continue
+            with self._lock:
+                if not request.started:
+                    request.begun = time.monotonic()
+                    self.metrics.took("waiting", request.begun - request.asked)
+                request.slots[request.started] = slot
+                request.started += 1
+                if not request.unstarted:
+                    self._leave_line(request)
+                    if request.visitor in self._lines:
+                        self._lines.move_to_end(request.visitor)
+
+    def _choose(self, engine: EngineLike) -> Request | None:
+        """Whose next candidate is to be inserted."""
+        with self._lock:
+            if not self._lines:
+                return None
+            request = next(iter(self._lines.values()))[0]
+            new = not any(request in running for running in self._running.values())
+            busier = self._load(engine) > min(map(self._load, self.engines))
+            mine = not busier if new else request in self._running[engine]
+            if not mine or not engine.has_room(request.params):
+                return None
+            if new:
+                self._running[engine].append(request)
+            return request
+
+    def _collect(self, engine: EngineLike, seconds: float) -> None:
+        """Hand out the row that was drawn; free the slots of whole pictures."""
+        with self._lock:
+            self._broken_until = 0.0
+            drawn = sum(len(request.slots) for request in self._running[engine])
+            self.metrics.drew(drawn * self.config.side)
+            pace = seconds * self.config.side / max(drawn, 1) / len(self.engines)
+            self._pace = pace if self._pace is None else 0.9 * self._pace + 0.1 * pace
+            for request in list(self._running[engine]):
+                for candidate, slot in list(request.slots.items()):
+                    request.codes[candidate] = engine.codes(slot)
+                    if len(request.codes[candidate]) == self.config.image_length:
+                        engine.evict(slot)
+                        del request.slots[candidate]
+                if not request.slots and not request.unstarted:
+                    self._running[engine].remove(request)
+                    self.metrics.took("drawing", time.monotonic() - request.begun)
+                request.events.append(Drawing(tuple(request.codes)))
+                request.changed.notify_all()
+
+    def _recover(self, engine: EngineLike, error: Exception) -> None:
+        """Empty the engine; what it was drawing comes first again, or has failed too often."""
+        with self._lock:
+            self._broken_until = time.monotonic() + BROKEN
+            engine.reset()
+            for request in reversed(self._running[engine]):
+                self._leave_line(request)
+                request.restart()
+                request.attempts += 1
+                if request.attempts >= ATTEMPTS:
+                    request.fail(error)
+                elif not request.cancelled:
+                    self._lines.setdefault(request.visitor, deque()).appendleft(request)
+                    self._lines.move_to_end(request.visitor, last=False)
+            self._running[engine] = []
+
+    def _load(self, engine: EngineLike) -> float:
+        """Candidates to draw for each slot."""
+        requests = self._running[engine]
+        return sum(len(request.slots) + request.unstarted for request in requests) / engine.slots
+
+    def warm_up(self) -> Iterator[None]:
+        """See Engine.warm_up."""
+        for engine in self.engines:
+            yield from engine.warm_up()
+
+    # Threads ------------------------------------------------------------------------------------------------
+
+    def _start_threads(self) -> None:
+        if not self._threads:
+            for i, engine in enumerate(self.engines if self._threaded else ()):
+                thread = threading.Thread(target=self._run, args=(engine,), name=f"engine-{i}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _run(self, engine: EngineLike) -> None:
+        while True:
+            with self._lock:
+                self._work.wait_for(lambda: self._lines or self._running[engine] or self._closing)
+                if self._closing and not self._lines and not self._running[engine]:
+                    return
+            if not self.step(engine):
+                time.sleep(IDLE)
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Take no more requests, let those that are here finish for `seconds`, end the others, close the engines."""
+        with self._lock:
+            self._closing = True
+            self._work.notify_all()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            for request in {*self._order(), *itertools.chain(*self._running.values())}:
+                request.cancelled = True
+                self._leave_line(request)
+                request.fail(ClosedError())
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for engine in self.engines:
+            engine.close()

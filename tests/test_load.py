@@ -1,0 +1,83 @@
+"""The load tool against a real server, for seconds; `make load` does it for minutes. And the end of a busy server."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dalle_mini.serving.load import crowd
+from dalle_mini.serving.scheduler import ClosedError
+
+APP = Path(__file__).parents[1] / "app.py"
+GRACE, PATIENCE = 10, 30
+
+
+@pytest.mark.slow
+def test_a_small_crowd_gets_its_own_pictures_and_leaves_nothing_behind():
+    report = crowd(clients=8, seconds=15)
+    assert list(report.faults) == []
+    assert sum(outcome.ending == "answered" for outcome in report.outcomes) >= 1
+    assert report.alone
+    assert "| faults | none |" in report.table()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"clients": 0}, "clients must be from 1 to 256, got 0"),
+        ({"seconds": 0}, "minutes must be > 0 and <= 60, got 0"),
+        ({"cancelled": 0.9, "dropped": 0.2}, r"cancelled and dropped must be shares .*, got 0\.9 and 0\.2"),
+    ],
+)
+def test_bounds_are_named(setting: dict[str, float], message: str):
+    with pytest.raises(ValueError, match=message):
+        crowd(**{"clients": 8, "seconds": 60, **setting})  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_ends_every_request_and_the_process_within_the_grace():
+    command, over = [sys.executable, str(APP), "--port", "0", "--grace", str(GRACE)], threading.Event()
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as server,
+        ThreadPoolExecutor(24) as pool,
+    ):
+        assert server.stdout
+        try:
+            address = server.stdout.readline().split("is at ")[1].split()[0]
+            url, endings = f"{address}gradio_api/call/generate", []
+
+            def visit() -> None:
+                while not over.is_set():
+                    try:
+                        asked = httpx.post(
+                            url, json={"data": ["a tiny dog", 16, None, 1.5, 1, 50, 1]}, timeout=PATIENCE
+                        )
+                        told = httpx.get(f"{url}/{asked.json()['event_id']}", timeout=PATIENCE).text
+                    except httpx.TransportError as error:  # the server has ended
+                        told = repr(error)
+                        over.wait(1)
+                    endings.append(told)
+
+            visits = [pool.submit(visit) for _ in range(24)]
+            while not any("event: complete" in told for told in endings):
+                time.sleep(0.1)
+            server.send_signal(signal.SIGTERM)
+            begun = time.monotonic()
+            assert server.wait(PATIENCE) in (0, 1), "1: at the end of its grace, on a busy machine"
+            assert time.monotonic() - begun <= GRACE + 1
+            over.set()
+            for running in visits:
+                running.result(PATIENCE)
+            assert any(str(ClosedError()) in told for told in endings)
+            known = ("event: complete", "event: error", "Error(")
+            assert [told for told in endings if not any(word in told for word in known)] == []
+        finally:
+            over.set()
+            server.kill()
