@@ -20,7 +20,7 @@ test: .venv/dev.stamp
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: .venv/ray.stamp
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -78,8 +78,17 @@ class Engine(enum.StrEnum):
     RAY = "ray"
 
 
-def counts(replicas: str) -> int | tuple[int, int]:
-    """`--replicas`: a number, or the fewest and the most."""
+DEFAULT_REPLICAS = 2
+
+
+def counts(engine: Engine, replicas: str | None) -> int | tuple[int, int] | None:
+    """`--replicas`: a number, or the fewest and the most; None for an engine in this process."""
+    if engine is Engine.LOCAL:
+        if replicas is not None:
+            raise ValueError(f"replicas must be left out without engine ray, got {replicas!r}")
+        return None
+    if replicas is None:
+        return DEFAULT_REPLICAS
     found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", replicas)
     if found is None:
         raise ValueError(f"replicas must be a number or two, such as 2 or 1-8, got {replicas!r}")
@@ -374,7 +383,9 @@ def main(
     slots: Annotated[int | None, typer.Option(help="Pictures drawn at once; what the memory holds when unset.")] = None,
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; more are refused.")] = MAX_WAITING,
     engine: Annotated[Engine, typer.Option(help="Draw in this process, or in replicas on Ray.")] = Engine.LOCAL,
-    replicas: Annotated[str, typer.Option(help="With Ray: how many, or MIN-MAX to follow the load.")] = "2",
+    replicas: Annotated[
+        str | None, typer.Option(help="With Ray: how many, or MIN-MAX to follow the load; 2 when unset.")
+    ] = None,
     per_visitor: Annotated[int | None, typer.Option(help="Requests that a visitor may have at once.")] = None,
     per_minute: Annotated[int | None, typer.Option(help="Requests that a visitor may make a minute.")] = None,
     trusted_proxy: Annotated[
@@ -391,7 +402,7 @@ def main(
             slots=slots,
             max_waiting=max_waiting,
             limits=limits,
-            replicas=counts(replicas) if engine is Engine.RAY else None,
+            replicas=counts(engine, replicas),
         )
         stop = web.stop_signal()
         with launch(pipeline, host=host, port=port, trusted_proxy=trusted_proxy, grace=grace) as address:

@@ -271,7 +271,7 @@ def _own(recipe: str, data: object) -> bool:
 def evaluate(
     model: Model = "emoji",
     data: Annotated[str | None, typer.Option(help="Pictures with captions; else the emoji world.")] = None,
-    shards: Annotated[list[Path] | None, typer.Option(help="Folders of encode, for the validation loss.")] = None,
+    shards: Annotated[list[Path] | None, typer.Option(help="What was trained on: its held-back rows.")] = None,
     captions: Annotated[int, typer.Option(help="Captions to draw.", min=1)] = 200,
     candidates: Annotated[Any, _setting("Pictures per caption.")] = None,
     condition_scale: Annotated[
@@ -325,7 +325,7 @@ def publish(
     from dalle_mini.training.publish import publish
 
     publish(model, out, layout=layout, stacked=stacked, dtype=dtype, report=report, statistics=statistics)
-    typer.echo(f"{model}: {out}; fill in what {out / 'README.md'} leaves to the author")
+    typer.echo(f"{model}: {out}; read {out / 'README.md'} before you share it")
 
 
 @app.command()

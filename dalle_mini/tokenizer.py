@@ -28,6 +28,7 @@ from vqgan.checkpoint import CheckpointError
 SPECIAL_TOKENS = BOS, PAD, EOS, UNK = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 WORD_LIST = "enwiki-words-frequency.txt"
+FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", WORD_LIST)
 # Normalising costs time (the worst input measured: 0.3 s for this many), so nothing beyond is looked at.
 MAX_CHARACTERS = 10_000
 

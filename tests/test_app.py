@@ -322,20 +322,21 @@ def test_metrics_are_served_as_prometheus_reads_them(client: Client, address: st
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_server_finishes_what_it_draws_refuses_the_rest_and_ends(number: signal.Signals) -> None:
-    command = [sys.executable, str(app.ASSETS.parent / "app.py"), "--port", "0", "--grace", "30"]
+    """Sixteen requests fill the slots, and take seconds together."""
+    command = [sys.executable, str(app.ASSETS.parent / "app.py"), "--port", "0", "--grace", "60", "--slots", "256"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as server:
         assert server.stdout
         try:
             address = server.stdout.readline().split("is at ")[1].split()[0]
             client, late = (Client(address, verbose=False) for _ in range(2))
-            job = client.submit("a tiny dog", num_candidates=16, api_name="/generate")
-            assert eventually(lambda: "row" in str(job.outputs()), 30)
+            jobs = [client.submit("a tiny dog", num_candidates=16, api_name="/generate") for _ in range(16)]
+            assert eventually(lambda: all("row" in str(job.outputs()) for job in jobs))
             server.send_signal(number)
             assert eventually(lambda: httpx.get(f"{address}healthz").json() == {"state": "draining"})
             with pytest.raises(AppError, match=str(ClosedError())):
                 late.predict("a tiny dog", num_candidates=1, api_name="/generate")
-            assert len(job.result(30)["candidates"]) == 16
-            assert server.wait(30) == 0
+            assert all(len(job.result(60)["candidates"]) == 16 for job in jobs)
+            assert server.wait(60) == 0
         finally:
             server.kill()
 
@@ -396,10 +397,14 @@ def test_without_it_nothing_imports_ray() -> None:
 
 
 def test_replicas_are_a_number_or_a_range() -> None:
-    assert [app.counts(text) for text in ("2", "1-8", "3-3")] == [2, (1, 8), 3]
+    assert [app.counts(app.Engine.RAY, text) for text in ("2", "1-8", "3-3")] == [2, (1, 8), 3]
     for wrong in ("", "-1", "two", "1-", "1 - 2"):
         with pytest.raises(ValueError, match=r"^replicas must be a number or two, such as 2 or 1-8, got "):
-            app.counts(wrong)
+            app.counts(app.Engine.RAY, wrong)
+    assert app.counts(app.Engine.RAY, None) == 2
+    assert app.counts(app.Engine.LOCAL, None) is None
+    with pytest.raises(ValueError, match=r"^replicas must be left out without engine ray, got '3'$"):
+        app.counts(app.Engine.LOCAL, "3")
 
 
 def test_port_that_is_taken_ends_with_one_sentence(emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 import dalle_mini
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import own, recipe
-from dalle_mini.training.encode import encode, fingerprint, read_codes
+from dalle_mini.training.encode import encode, fingerprint, held_back, read_codes
 from vqgan import VQGAN, load, save
 from vqgan.checkpoint import CheckpointError
 
@@ -108,14 +108,14 @@ def test_tokenizer_and_vqgan_of_another_model_are_taken_over(shards: Path, tmp_p
 
 def test_key_alone_decides_what_is_held_back():
     keys = [f"picture {i}" for i in range(2000)]
-    held = own._held_back(keys)
+    held = held_back(keys)
     assert 20 < held.sum() < 70  # a fiftieth
-    np.testing.assert_array_equal(own._held_back(keys[::-1]), held[::-1])
-    np.testing.assert_array_equal(own._held_back(keys[:1000]), held[:1000])
-    assert own._held_back(["a", "b"]).sum() == 1
-    assert own._held_back(["a", "a", "b", "b", "b"]).sum() in (2, 3)  # captions of one picture stay together
+    np.testing.assert_array_equal(held_back(keys[::-1]), held[::-1])
+    np.testing.assert_array_equal(held_back(keys[:1000]), held[:1000])
+    assert held_back(["a", "b"]).sum() == 1
+    assert held_back(["a", "a", "b", "b", "b"]).sum() in (2, 3)  # captions of one picture stay together
     with pytest.raises(ValueError, match=r"^data must hold 2 or more pictures, one of them to look at, got 1$"):
-        own._held_back(["a", "a"])
+        held_back(["a", "a"])
 
 
 # -- Refused before training

@@ -259,7 +259,7 @@ def test_the_card_says_what_the_run_left_behind(run: Path, tmp_path: Path, capsy
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
     arguments = ["publish", str(run / "model"), "--out", str(tmp_path / "tiles"), "--layout", "msgpack"]
     assert main([*arguments, "--report", str(tmp_path / "report.json")]) == 0
-    assert "fill in what" in capsys.readouterr().out
+    assert "before you share it" in capsys.readouterr().out
     card = ModelCard.load(tmp_path / "tiles" / "README.md")
     assert card.data.to_dict() == {
         "license": "other",

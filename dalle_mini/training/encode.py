@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import traverse_util
-from jaxtyping import UInt16
+from jaxtyping import Bool, UInt16
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -35,6 +35,7 @@ from vqgan import LARGEST_BUCKET, VQGAN
 SHARD_ROWS = 1000  # at a second a picture, what a stopped encode loses is at most a quarter of an hour
 STATISTICS, SHEET = "statistics.json", "sheet.png"
 SHEET_PICTURES = 16
+HELD_BACK = 0.02  # of the keys: what the validation loss and the sample sheets of training are made of
 FACTS = b"dalle_mini"  # the entry of a shard's metadata: JSON of "vqgan", "source" (hash) and "report"
 
 
@@ -230,3 +231,16 @@ def read_codes(folders: Sequence[Path]) -> Encoded:
                 f"{folder} must hold {expected} samples, as its {STATISTICS} says, got {len(captions) - before}"
             )
     return Encoded(captions, np.concatenate(codes), identity, keys)
+
+
+def held_back(keys: Sequence[str]) -> Bool[np.ndarray, "M"]:
+    """What training holds back: decided by a key's hash, so that more data moves nothing; never all, and never none.
+
+    Raises ValueError for fewer than two different keys.
+    """
+    hashes = [int.from_bytes(hashlib.sha256(key.encode(errors="backslashreplace")).digest()[:8]) for key in keys]
+    if len(set(hashes)) < 2:
+        raise ValueError(f"data must hold 2 or more pictures, one of them to look at, got {len(set(hashes))}")
+    ordered = sorted(set(hashes))
+    limit = min(max(int(HELD_BACK * 2**64), ordered[0]), ordered[-2])
+    return np.array([value <= limit for value in hashes])

@@ -28,7 +28,7 @@ from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.scheduler import Scheduler
 from dalle_mini.training.dataset import open_source
 from dalle_mini.training.emoji import BACKGROUNDS, GRID, NAMES, Scene, World
-from dalle_mini.training.encode import fingerprint, read_codes
+from dalle_mini.training.encode import fingerprint, held_back, read_codes
 from dalle_mini.training.figure import Row, draw_report
 from dalle_mini.training.measures import codebook_use, frechet_distance, psnr, ssim
 from dalle_mini.training.samples import Report, read_samples
@@ -131,8 +131,8 @@ def evaluate(
     """Everything that can be measured, for a JSON file, and a picture of it.
 
     condition_scales: each gives a row of the report, and several a curve; the model's own when left out. features:
-    the CLIP that measures, the pipeline's own when left out. shards: what `encode` wrote of rows that training did
-    not see, for the validation loss; without them it is of the questions' captions and pictures.
+    the CLIP that measures, the pipeline's own when left out. shards: what `encode` wrote: the validation loss is of the
+    rows that training on it holds back; without shards it is of the questions' captions and pictures.
     """
     defaults = pipeline.defaults
     candidates = defaults.num_candidates if num_candidates is None else num_candidates
@@ -229,11 +229,13 @@ def _validation_loss(
     facts = {"rows": len(codes), "source": questions.source, "note": ENCODER_SPELLS}
     captions = questions.captions
     if shards:
-        captions, some, identity, _ = read_codes(shards)
-        if identity != fingerprint(pipeline.vqgan):
+        encoded = read_codes(shards)
+        if encoded.vqgan != fingerprint(pipeline.vqgan):
             raise ValueError(f"shards must be of {pipeline.name}'s own VQGAN, got those of another: {shards[0]}")
-        codes = some.astype(np.int32)
-        facts = {"rows": len(codes), "source": ", ".join(map(str, shards))}
+        held = held_back(encoded.keys)
+        captions = [caption for caption, out in zip(encoded.captions, held, strict=True) if out]
+        codes = encoded.codes[held].astype(np.int32)
+        facts = {"rows": len(codes), "source": f"held back of {', '.join(map(str, shards))}"}
     return {"nats_per_code": validation_loss(pipeline, captions, codes), **facts}
 
 

@@ -7,8 +7,6 @@ the first one writes.
 """
 
 import dataclasses
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,22 +25,13 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.gallery import contact_sheet
 from dalle_mini.training.dalle import Examples, draw, gathered, train
 from dalle_mini.training.dataset import optional
-from dalle_mini.training.encode import Encoded, fingerprint, read_codes, vqgan_location
+from dalle_mini.training.encode import Encoded, fingerprint, held_back, read_codes, vqgan_location
 from dalle_mini.training.recipe import Recipe
-from dalle_mini.training.samples import write_json
+from dalle_mini.training.samples import check_same, write_json
 from vqgan.checkpoint import resolve
 
-HELD_BACK = 0.02  # of the keys: what the validation loss and the sample sheets are made of
 SHOWN = 16  # captions on a sheet
 VOCABULARY = 8192  # at most, for a tokenizer that a recipe says nothing about
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    tokenizer.WORD_LIST,
-)
 # What may change when a run goes on: the same sums in another order.
 FREE = ("accumulation", "remat", "model_devices")
 
@@ -66,12 +55,12 @@ def train_dalle(
     device.set_up()
     config, encoded = recipe.dalle_training(), read_codes(data)
     network = _painter(run, painter, encoded)
-    held = _held_back(encoded.keys)
+    held = held_back(encoded.keys)
     words = _tokenizer(recipe, run, reader, [c for c, out in zip(encoded.captions, held, strict=True) if not out])
     sizes = recipe.dalle(vocab_size=words.vocab_size, painter=network.config)
     examples, held_out = (_examples(encoded, rows, words) for rows in (~held, held))
     facts = {"vqgan": encoded.vqgan["sha256"], "examples": len(encoded.keys)}
-    _check_same(run / "dalle", {"sizes": sizes.to_dict(), "recipe": dataclasses.asdict(config), "data": facts})
+    _begin(run / "dalle", {"sizes": sizes.to_dict(), "recipe": dataclasses.asdict(config), "data": facts})
     if painter or not (run / "model" / "vqgan").is_dir():
         # float32: rounding could move a latent to another code, and the shards' VQGAN would be another one.
         _once(lambda: vqgan.save(run / "model" / "vqgan", network.config, network.params, dtype=np.float32), "vqgan")
@@ -101,16 +90,6 @@ def _painter(run: Path, painter: str, encoded: Encoded) -> vqgan.VQGAN:
     return network
 
 
-def _held_back(keys: Sequence[str]) -> np.ndarray:
-    """bool [M]: decided by the hash of a key, so that more data moves nothing; never all, and never none."""
-    hashes = [int.from_bytes(hashlib.sha256(key.encode(errors="backslashreplace")).digest()[:8]) for key in keys]
-    if len(set(hashes)) < 2:
-        raise ValueError(f"data must hold 2 or more pictures, one of them to look at, got {len(set(hashes))}")
-    ordered = sorted(set(hashes))
-    limit = min(max(int(HELD_BACK * 2**64), ordered[0]), ordered[-2])
-    return np.array([value <= limit for value in hashes])
-
-
 def _tokenizer(recipe: Recipe, run: Path, reader: str, captions: Sequence[str]) -> tokenizer.Tokenizer:
     """The tokenizer in RUN/model/dalle, which is copied there from `reader` or learned from `captions` if need be."""
     folder = run / "model" / "dalle"
@@ -136,7 +115,7 @@ def _tokenizer(recipe: Recipe, run: Path, reader: str, captions: Sequence[str]) 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
+    for name in tokenizer.FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
 
@@ -147,20 +126,13 @@ def _examples(encoded: Encoded, rows: np.ndarray, words: tokenizer.Tokenizer) ->
     return Examples(tokens, mask, encoded.codes[rows].astype(np.int32), (empty_tokens[0], empty_mask[0]))
 
 
-def _check_same(out: Path, values: dict[str, dict[str, Any]]) -> None:
+def _begin(out: Path, values: dict[str, dict[str, Any]]) -> None:
     """Write what a new run is made of; a run that goes on must be made of the same."""
-    path, values = out / "config.json", json.loads(json.dumps(values))
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for part, settings in values.items():
-            for name, value in settings.items():
-                if name not in FREE and before[part].get(name) != value:
-                    rule = f"{name} must be {before[part].get(name)}, as {path} says"
-                    raise ValueError(f"{rule}, got {value}: use a new run folder")
+    check_same(out / "config.json", values, free=FREE)
 
     def write() -> None:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, values)
+        write_json(out / "config.json", values)
 
     _once(write, "config")
 

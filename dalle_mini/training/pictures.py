@@ -30,7 +30,7 @@ from tqdm import tqdm
 import vqgan
 from dalle_mini import device, tokenizer
 from dalle_mini.training.dataset import Row, open_source
-from dalle_mini.training.samples import Report, read_samples, write_json
+from dalle_mini.training.samples import Report, check_same, read_samples, write_json
 from vqgan.config import VQGANConfig
 from vqgan.train import Batch, VQGANTrainConfig, check
 from vqgan.train import train as fit_vqgan
@@ -65,7 +65,8 @@ def train_vqgan(source: str | Path, run: Path, *, sizes: VQGANConfig, config: VQ
         raise ValueError(f"consistency_weight must be 0 for one's own pictures, got {config.consistency_weight}")
     out = run / "vqgan"
     recipe = {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)}
-    _check_recipe(out, recipe)
+    if any((out / "checkpoints").glob("[0-9]*")):
+        check_same(out / CONFIG, recipe)
     data = read_pictures(source, out, side=sizes.resolution, captioned=False, at_least=2)
     write_json(out / CONFIG, recipe)
     held = np.linspace(0, len(data.pixels) - 1, min(HELD_OUT, len(data.pixels) // 2)).astype(int)
@@ -179,20 +180,6 @@ def _shift_and_flip(
     for i, (row, column) in enumerate(rng.integers(2 * farthest + 1, size=(len(pixels), 2))):
         moved[i] = padded[i, row : row + side, column : column + side]
     return np.where(rng.random((len(pixels), 1, 1, 1)) < 0.5, moved, moved[:, :, ::-1])
-
-
-def _check_recipe(out: Path, values: dict[str, Any]) -> None:
-    """The settings of a run that goes on from a checkpoint must be those it was begun with."""
-    path, values = out / CONFIG, json.loads(json.dumps(values))
-    if not path.exists() or not any((out / "checkpoints").glob("[0-9]*")):
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for part, settings in values.items():
-        for name, value in settings.items():
-            if before[part].get(name) != value:
-                raise ValueError(
-                    f"{name} must be {before[part].get(name)}, as {path} says, got {value}: use a new run folder"
-                )
 
 
 def _tokenizer(run: Path, captions: list[str], context_length: int) -> Path:

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import serialization, traverse_util
 
-from dalle_mini import presets
+from dalle_mini import presets, tokenizer
 from dalle_mini.checkpoint import from_published, to_published
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
-from dalle_mini.tokenizer import WORD_LIST, Tokenizer
 from dalle_mini.training.card import Facts, Part, write_card
 from vqgan import model as vqgan_model
 from vqgan.checkpoint import (
@@ -41,14 +40,6 @@ from vqgan.checkpoint import (
 from vqgan.config import VQGANConfig
 
 LAYOUTS, DTYPES = ("safetensors", "msgpack"), ("float16", "float32")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    WORD_LIST,
-)
 CARD = "README.md"
 
 
@@ -137,7 +128,7 @@ def _write_dalle(source: Path, new: Path, target: _Target) -> Part:
         config = ModelConfig.from_dict(read_json(source / "config.json"))
     except ValueError as error:
         raise CheckpointError(f"{source / 'config.json'}: {error}") from None
-    Tokenizer.load(source, max_text_length=config.max_text_length, normalize=config.normalize_text)
+    tokenizer.Tokenizer.load(source, max_text_length=config.max_text_length, normalize=config.normalize_text)
     tree = read_params(source)
     if "model" in tree:
         tree = from_published(tree, config, source=source)
@@ -148,7 +139,7 @@ def _write_dalle(source: Path, new: Path, target: _Target) -> Part:
     if target.layout == "msgpack":
         params, settings = to_published(params, stacked=target.stacked), published_settings(config, target.stacked)
     target.write(new, params, settings)
-    for name in TOKENIZER_FILES:
+    for name in tokenizer.FILES:
         if (source / name).exists():
             shutil.copy(source / name, new / name)
     return part

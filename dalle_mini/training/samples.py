@@ -9,7 +9,7 @@ import io
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -150,3 +150,18 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def check_same(path: Path, values: dict[str, dict[str, Any]], *, free: Collection[str] = ()) -> None:
+    """Refuse to go on with a run that another recipe was begun with: ValueError, by name; those in `free` may change.
+
+    path: the JSON of what it was begun with, if it was. values: settings by part.
+    """
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for part, settings in json.loads(json.dumps(values)).items():
+        for name, value in settings.items():
+            if name not in free and before[part].get(name) != value:
+                rule = f"{name} must be {before[part].get(name)}, as {path} says"
+                raise ValueError(f"{rule}, got {value}: use a new run folder")
