@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -375,6 +376,13 @@ def launch(
             yield address
 
 
+def _warm_up(pipeline: dalle_mini.Pipeline, stop: threading.Event) -> None:
+    """Beside the main thread, which would not hear that it is to end while a program is compiled."""
+    for _ in pipeline.warm_up_for_a_crowd():
+        if stop.is_set():
+            return
+
+
 def main(
     model: Annotated[str, typer.Option(help="A preset, a folder or a hub id.")] = "emoji",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank the pictures with CLIP.")] = True,
@@ -407,9 +415,7 @@ def main(
         stop = web.stop_signal()
         with launch(pipeline, host=host, port=port, trusted_proxy=trusted_proxy, grace=grace) as address:
             typer.echo(f"DALL·E mini is at {address} (device {pipeline.device}, model {pipeline.name})")
-            for _ in pipeline.warm_up_for_a_crowd():
-                if stop.is_set():
-                    break
+            threading.Thread(target=_warm_up, args=(pipeline, stop), name="warm-up", daemon=True).start()
             while not stop.wait(1):  # without a time, Windows would not hear Ctrl+C
                 pass
     except (ValueError, CheckpointError, OSError) as error:

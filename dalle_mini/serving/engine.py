@@ -147,13 +147,14 @@ class Engine:
 
     def warm_up(self) -> Iterator[None]:
         """Run the programs of one bucket after another, so that nobody waits for a compiler. Any thread may."""
+        params = self.params  # `close` may come in between
         tokens = jax.device_put(np.zeros((2, self.config.max_text_length), np.int32), self.device)
-        prefix = self._prefill(self.params, tokens=tokens, mask=jnp.ones_like(tokens))
+        prefix = self._prefill(params, tokens=tokens, mask=jnp.ones_like(tokens))
         rng = self._rng(jnp.uint32(0), jnp.uint32(0))
         for rows, guided in itertools.product(self.buckets, (True, False)):
             state = jax.device_put(self._empty(guided, rows), self.device)
             state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(self.config.sampling))
-            self._decode_row(self.params, state=state)
+            self._decode_row(params, state=state)
             yield
 
     def close(self) -> None:
