@@ -322,6 +322,7 @@ def test_planned_bytes_are_those_of_the_arrays(optimiser: str):
 
     assert planned.params == planned.average == planned.gradients == bytes_of(state.params)
     assert planned.optimiser == bytes_of(state.opt_state)
+    assert planned.total == 3 * bytes_of(state.params) + bytes_of(state.opt_state) + planned.activations
     assert planned.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

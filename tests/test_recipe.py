@@ -7,7 +7,7 @@ import pytest
 from dalle_mini.__main__ import main
 from dalle_mini.config import MEGA, MINI
 from dalle_mini.presets import EMBEDDED
-from dalle_mini.training import recipe
+from dalle_mini.training import plan, recipe
 from vqgan.config import VQGANConfig
 
 
@@ -117,15 +117,17 @@ def test_sizes_follow_from_the_tokenizer_and_the_vqgan_and_must_agree_with_them(
         recipe.load("mini").dalle(painter=VQGANConfig(n_embed=20_000))
 
 
-def test_dry_run_of_mega_says_what_it_takes(capsys: pytest.CaptureFixture[str]):
+def test_dry_run_of_mega_says_what_it_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plan, "measured_rate", lambda dtype: 5e14)
     arguments = ["train", "dalle", "--recipe", "mega", "--dry-run", "--devices", "16"]
     assert main([*arguments, "--set", "dalle.training.model_devices=4"]) == 0
     told = capsys.readouterr().out
     assert "parameters         2,587,521,024" in told
     assert "mesh               4 data x 4 model" in told
     assert f"params {2_587_521_024 / 2**30:19.2f}" in told  # four bytes each, on four devices
-    assert "200000 steps: at least " in told
-    assert "TFLOP/s" in told
+    mega = recipe.load("mega", ["dalle.training.model_devices=4"])
+    days = 200_000 * plan.make_plan(mega.dalle(), mega.dalle_training(), 16).flops / 16 / 5e14 / 86_400
+    assert f"200000 steps: at least {days:.1f} days on 16 such devices, at the 500 TFLOP/s" in told
 
 
 def test_recipe_without_data_of_its_own_asks_for_some(capsys: pytest.CaptureFixture[str]):
