@@ -126,8 +126,8 @@ def test_dry_run_of_mega_says_what_it_takes(capsys: pytest.CaptureFixture[str], 
     assert "mesh               4 data x 4 model" in told
     assert f"params {2_587_521_024 / 2**30:19.2f}" in told  # four bytes each, on four devices
     mega = recipe.load("mega", ["dalle.training.model_devices=4"])
-    days = 200_000 * plan.make_plan(mega.dalle(), mega.dalle_training(), 16).flops / 16 / 5e14 / 86_400
-    assert f"200000 steps: at least {days:.1f} days on 16 such devices, at the 500 TFLOP/s" in told
+    hours = 200_000 * plan.make_plan(mega.dalle(), mega.dalle_training(), 16).flops / 16 / 5e14 / 3600
+    assert f"200000 steps: at least {hours:.1f} hours on 16 such devices, at the 500 TFLOP/s" in told
 
 
 def test_recipe_without_data_of_its_own_asks_for_some(capsys: pytest.CaptureFixture[str]):
