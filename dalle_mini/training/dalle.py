@@ -64,10 +64,9 @@ def train(
     held_out: Examples,
     out: Path,
     sheet: Callable[[Params], Image.Image] | None = None,
-    params: Params | None = None,
     track: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Params:
-    """Train from scratch or from `params`, or on from the newest checkpoint in `out`, on all devices of all hosts.
+    """Train from scratch, or on from the newest checkpoint in `out`, on all devices of all hosts.
 
     Raises ValueError, before anything is allocated, for data that does not fit `sizes`, devices that cannot divide the
     batch, a path without a sharding rule, and a run that would not fit the memory.
@@ -79,7 +78,7 @@ def train(
     plan.check(memory_of(device), device.device_kind)
 
     mesh = make_mesh(config)
-    state, shardings = _first_state(sizes, config, mesh, params)
+    state, shardings = _first_state(sizes, config, mesh)
     optimiser = make_optimiser(config, state.params)
     step_fn = jax.jit(make_step(sizes, config, optimiser), donate_argnums=0, out_shardings=(shardings, None))
 
@@ -115,17 +114,16 @@ def _check_data(data: Examples, sizes: ModelConfig) -> None:
             )
 
 
-def _first_state(sizes: ModelConfig, config: DalleTrainConfig, mesh: Mesh, params: Params | None) -> tuple[State, Any]:
+def _first_state(sizes: ModelConfig, config: DalleTrainConfig, mesh: Mesh) -> tuple[State, Any]:
     """The state before the first step and how it is sharded; every device makes its own part."""
     stored = computed_in(sizes, config)
 
-    def make(params: Params | None) -> State:
-        if params is None:
-            params = model.init_params(stored, jax.random.key(config.seed))
+    def make() -> State:
+        params = model.init_params(stored, jax.random.key(config.seed))
         return init_state(config, make_optimiser(config, params), params)
 
-    shardings = shardings_of(jax.eval_shape(make, params), mesh)
-    return jax.jit(make, out_shardings=shardings)(params), shardings
+    shardings = shardings_of(jax.eval_shape(make), mesh)
+    return jax.jit(make, out_shardings=shardings)(), shardings
 
 
 def _validation(
