@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange", "black", "white"]
 SHAPES = ["circle", "square", "bar", "ring", "triangle"]
+WORDS = json.loads((EMBEDDED / "dalle" / "config.json").read_text())["encoder_vocab_size"]
 TINY = ["dalle.training.steps=2", "dalle.training.batch_size=8", "dalle.d_model=16"]
 
 
@@ -100,7 +101,7 @@ def test_run_leaves_sheet_metrics_and_what_it_was_made_of(run: Path):
 
 def test_tokenizer_and_vqgan_of_another_model_are_taken_over(shards: Path, tmp_path: Path):
     embedded = str(EMBEDDED)
-    loaded = recipe.load("emoji-tiny", [*TINY, "dalle.encoder_vocab_size=711"])
+    loaded = recipe.load("emoji-tiny", [*TINY, f"dalle.encoder_vocab_size={WORDS}"])
     own.train_dalle(loaded, [shards], tmp_path, painter=embedded, reader=embedded)
     ours, theirs = ((folder / "dalle" / "merges.txt").read_bytes() for folder in (tmp_path / "model", EMBEDDED))
     assert ours == theirs
@@ -131,7 +132,9 @@ def test_shards_of_another_vqgan_are_refused(shards: Path, painter: VQGAN, tmp_p
 
 
 def test_tokenizer_with_more_tokens_than_the_recipe_has_is_refused(shards: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"^dalle\.encoder_vocab_size must be >= the tokenizer's 711 tokens, got 512$"):
+    with pytest.raises(
+        ValueError, match=rf"^dalle\.encoder_vocab_size must be >= the tokenizer's {WORDS} tokens, got 512$"
+    ):
         own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path, reader=str(EMBEDDED))
     assert not (tmp_path / "dalle").exists()
 
