@@ -4,10 +4,12 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from dalle_mini.training import embedded
 from dalle_mini.training.emoji import (
     BACKGROUNDS,
     CENTRES,
@@ -26,6 +28,9 @@ from dalle_mini.training.emoji import (
     held_out,
 )
 from dalle_mini.training.evaluate import judge
+
+if TYPE_CHECKING:
+    from dalle_mini import Pipeline
 
 CELL = 8  # pixels, at the resolution of the embedded model
 
@@ -255,3 +260,33 @@ def test_the_judge_finds_noise_and_empty_pictures_wrong(world: World, seen: list
         assert not judge(world, scene, noise).objects, scene
     wrong = [not judge(world, scene, empty).objects for scene in seen[:200]]
     assert np.mean(wrong) > 0.9  # the nearest template to nothing is a pale one
+
+
+# What the text-to-code model is trained on
+
+
+def test_no_caption_without_a_background_is_of_an_object_that_is_held_out_on_white(world: World):
+    scenes = embedded._scenes(world, np.random.default_rng(0), 3000)
+    assert len(scenes) == 3000
+    shown: dict[bool, set[str]] = {True: set(), False: set()}
+    for scene in scenes:
+        shown[scene.names_background] |= {sprite.name for sprite in scene.sprites}
+    avoided = {name for name in NAMES if held_out("background", name, "white")}
+    assert avoided
+    assert shown == {True: set(NAMES), False: set(NAMES) - avoided}
+
+
+def test_an_object_is_spelt_alike_over_every_background_and_painted_right(world: World, emoji: "Pipeline"):
+    spelling = embedded.Spelling(world, emoji.vqgan)
+    scenes = [scene for scene in world.alone("cat", SMALL) if scene.sprites == world.alone("cat", SMALL)[0].sprites]
+    codes = spelling.codes(scenes).reshape(-1, GRID, GRID)
+    assert len(scenes) > 3
+    sprite = scenes[0].sprites[0]
+    block = spelling.blocks["cat", SMALL]
+    for scene, grid in zip(scenes, codes, strict=True):
+        expected = np.full_like(grid, spelling.grounds[scene.background])
+        area = expected[sprite.row : sprite.row + SMALL, sprite.column : sprite.column + SMALL]
+        area[block != embedded.BARE] = block[block != embedded.BARE]
+        np.testing.assert_array_equal(grid, expected)
+    pictures = emoji.vqgan.decode(codes.reshape(len(codes), -1))
+    assert all(judge(world, scene, picture).objects for scene, picture in zip(scenes, pictures, strict=True))
