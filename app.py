@@ -79,18 +79,13 @@ class Engine(enum.StrEnum):
     RAY = "ray"
 
 
-DEFAULT_REPLICAS = 2
-
-
 def counts(engine: Engine, replicas: str | None) -> int | tuple[int, int] | None:
-    """`--replicas`: a number, or the fewest and the most; None for an engine in this process."""
+    """`--replicas`: a number (2 if unset), or the fewest and the most; None for an engine in this process."""
     if engine is Engine.LOCAL:
         if replicas is not None:
             raise ValueError(f"replicas must be left out without engine ray, got {replicas!r}")
         return None
-    if replicas is None:
-        return DEFAULT_REPLICAS
-    found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", replicas)
+    found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", "2" if replicas is None else replicas)
     if found is None:
         raise ValueError(f"replicas must be a number or two, such as 2 or 1-8, got {replicas!r}")
     fewest, most = int(found[1]), int(found[2] or found[1])
