@@ -3,7 +3,6 @@
 import math
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tokenizers
+from patience import eventually
 
 import dalle_mini
 import vqgan
@@ -65,14 +65,6 @@ def codes_of(gallery: Gallery) -> np.ndarray:
     return np.stack([candidate.codes for candidate in by_index(gallery)])
 
 
-def become_idle(pipeline: "Pipeline") -> None:
-    """Nothing is drawn and nobody waits, a row later at the latest."""
-    deadline = time.monotonic() + 5
-    while pipeline.scheduler.slots_in_use or pipeline.scheduler.waiting:
-        assert time.monotonic() < deadline, "slots are still in use"
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def cats(emoji: "Pipeline") -> Gallery:
     """One gallery that many tests look at or draw again."""
@@ -83,7 +75,7 @@ def cats(emoji: "Pipeline") -> Gallery:
 def still_works(emoji: "Pipeline", cats: Gallery) -> Iterator[None]:
     """After the test, whatever happened in it, the same request still gives the same codes."""
     yield
-    become_idle(emoji)
+    assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)
     again = emoji.generate("a cat left of a pizza", num_candidates=4, seed=7)
     np.testing.assert_array_equal(codes_of(again), codes_of(cats))
 
@@ -196,7 +188,7 @@ def test_a_stream_closed_early_frees_the_engine(emoji: "Pipeline", still_works: 
     for _ in range(rows):
         next(events)
     events.close()
-    become_idle(emoji)
+    assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)
 
 
 def test_a_stream_may_be_closed_by_another_thread(emoji: "Pipeline", still_works: None):

@@ -11,9 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ import httpx
 import numpy as np
 import pytest
 from gradio_client import Client
+from patience import eventually
 from PIL import Image
 from test_crowd import Wish, draw, wishes
 
@@ -48,13 +48,6 @@ def cluster() -> Iterator["Pipeline"]:
         yield pipeline
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(holds())
-
-
 def replicas(pipeline: "Pipeline") -> dict[str, Any]:
     scheduler = pipeline.scheduler
     assert isinstance(scheduler, RayScheduler)
@@ -72,7 +65,7 @@ def test_replicas_draw_the_codes_that_are_drawn_here(cluster: "Pipeline", emoji:
     before = {name: status.codes_drawn for name, status in replicas(cluster).items()}
     for wish, codes in zip(asked, together(cluster, asked), strict=True):
         np.testing.assert_array_equal(codes, draw(emoji, wish), err_msg=str(wish))
-    assert eventually(lambda: all(replicas(cluster)[name].codes_drawn > codes for name, codes in before.items()), 5)
+    assert eventually(lambda: all(replicas(cluster)[name].codes_drawn > codes for name, codes in before.items()))
     assert cluster.device == "2 Ray replicas (CPU)"
     assert cluster.scheduler.capacity == 2 * (16 + 2 * SLOTS)
 
@@ -88,7 +81,7 @@ def test_closed_streams_free_the_slots_of_their_replicas(cluster: "Pipeline"):
     assert eventually(lambda: metrics.value("slots_in_use") > SLOTS), "both are at work"
     for stream in streams:
         stream.close()
-    assert eventually(lambda: metrics.value("slots_in_use") == 0, 5)
+    assert eventually(lambda: metrics.value("slots_in_use") == 0)
     assert metrics.value("requests_waiting") == 0
     assert 0 < metrics.value("codes_drawn_total") - before < 0.8 * whole
 
@@ -181,7 +174,7 @@ def server() -> Iterator[Any]:
     """The real page in front of two replicas: process, address, its folder for files and its mark."""
     mark = uuid.uuid4().hex
     command = [sys.executable, str(APP), "--engine", "ray", "--replicas", "2", "--slots", str(SLOTS)]
-    command += ["--no-rerank", "--port", "0", "--grace", "60"]
+    command += ["--no-rerank", "--port", "0", "--grace", "120"]
     with tempfile.TemporaryDirectory() as files:
         environment = os.environ | {"MARK": mark, "TMPDIR": files}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -213,8 +206,8 @@ def test_the_page_answers_from_replicas_and_ends_with_all_its_processes(server: 
     jobs = [client.submit("a crowd", num_candidates=16, seed=seed, api_name="/generate") for seed in range(20)]
     assert eventually(lambda: number("codes_drawn_total") > 2 * 256)
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(60) == 0
+    assert server.process.wait(120) == 0
     for job in jobs:
         assert len(job.outputs()[-1].get("candidates", [])) == 16 or str(ClosedError()) in str(job.exception())
-    assert eventually(lambda: not marked(server.mark), 5), marked(server.mark)
+    assert eventually(lambda: not marked(server.mark)), marked(server.mark)
     assert not list(server.files.glob("dalle-ray-*"))

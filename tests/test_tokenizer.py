@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import time
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +83,11 @@ def test_cutting_and_padding_saved_in_a_file_are_ignored(tmp_path: Path):
 
 def test_a_huge_prompt_is_quick_and_cut():
     subject = load(max_text_length=64)
-    start = time.perf_counter()
     for prompt in ("a cat on the mat " * 600, "a cat " * 1_000_000):
         encoded = subject.encode(prompt)
         assert encoded.truncated
         assert encoded.tokens.shape == (2, 64)
-    assert time.perf_counter() - start < 1
+        assert min(timeit.repeat(partial(subject.encode, prompt), number=1, repeat=3)) < 1
 
 
 @pytest.mark.parametrize("normalize", [False, True])
