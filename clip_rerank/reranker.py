@@ -85,7 +85,7 @@ class Reranker:
         return cls(name=name, model=model, preprocess=preprocess, tokenize=tokenize)
 
     @torch.inference_mode()
-    def score(self, prompts: str | Sequence[str], pixels: np.ndarray) -> Float32[np.ndarray, "B"]:
+    def score(self, prompts: str | Sequence[str], pixels: np.ndarray) -> Float32[np.ndarray, " B"]:
         """Cosine similarity in [-1, 1] of each picture with its prompt, or with the only one; higher is better.
 
         pixels: uint8 [B, H, W, 3] of any height and width. A prompt longer than the model reads is cut.

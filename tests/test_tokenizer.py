@@ -3,6 +3,7 @@
 import json
 import shutil
 import timeit
+from functools import partial
 from pathlib import Path
 
 import numpy as np

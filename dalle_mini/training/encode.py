@@ -233,7 +233,7 @@ def read_codes(folders: Sequence[Path]) -> Encoded:
     return Encoded(captions, np.concatenate(codes), identity, keys)
 
 
-def held_back(keys: Sequence[str]) -> Bool[np.ndarray, "M"]:
+def held_back(keys: Sequence[str]) -> Bool[np.ndarray, " M"]:
     """What training holds back: decided by a key's hash, so that more data moves nothing; never all, and never none.
 
     Raises ValueError for fewer than two different keys.
