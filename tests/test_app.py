@@ -323,7 +323,7 @@ def test_metrics_are_served_as_prometheus_reads_them(client: Client, address: st
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_server_finishes_what_it_draws_refuses_the_rest_and_ends(number: signal.Signals) -> None:
     """Sixteen requests fill the slots, and take seconds together."""
-    command = [sys.executable, str(app.ASSETS.parent / "app.py"), "--port", "0", "--grace", "60", "--slots", "256"]
+    command = [sys.executable, str(app.ASSETS.parent / "app.py"), "--port", "0", "--grace", "120", "--slots", "256"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as server:
         assert server.stdout
         try:
@@ -335,8 +335,8 @@ def test_stopped_server_finishes_what_it_draws_refuses_the_rest_and_ends(number:
             assert eventually(lambda: httpx.get(f"{address}healthz").json() == {"state": "draining"})
             with pytest.raises(AppError, match=str(ClosedError())):
                 late.predict("a tiny dog", num_candidates=1, api_name="/generate")
-            assert all(len(job.result(60)["candidates"]) == 16 for job in jobs)
-            assert server.wait(60) == 0
+            assert all(len(job.result(120)["candidates"]) == 16 for job in jobs)
+            assert server.wait(120) == 0
         finally:
             server.kill()
 
