@@ -305,7 +305,7 @@ def test_healthz_says_what_state_the_server_is_in(
         return answer.status_code, answer.json()
 
     assert found() == (200, {"state": "ready"})
-    monkeypatch.setattr(emoji.scheduler, "_broken_until", math.inf)
+    monkeypatch.setattr(emoji.scheduler, "_broken", dict.fromkeys(emoji.scheduler.engines, math.inf))
     assert found() == (503, {"state": "broken"})
     monkeypatch.setattr(emoji.scheduler, "_closing", True)
     assert found() == (503, {"state": "draining"})

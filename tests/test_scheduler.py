@@ -27,6 +27,7 @@ class CountingEngine:
         self.drawn: dict[Slot, list[int]] = {}
         self.log: list[list[int]] = []  # of every row, the candidates that were advanced, as seed and candidate
         self.fail_at: set[int] = set()  # rows, counted from 0
+        self.full_at: set[int] = set()  # candidates that there is no memory for at first, as seed and candidate
         self.gate = threading.Event()
         self.gate.set()
         self.starts: dict[Slot, int] = {}
@@ -41,6 +42,9 @@ class CountingEngine:
         return len(self.drawn) < self.slots
 
     def insert(self, prefix: str, params: SamplingParams, *, candidate: int, more: int = 0) -> Slot:
+        if (number := 10 * params.seed + candidate) in self.full_at:
+            self.full_at.remove(number)
+            raise MemoryError("the device is full")
         place = next(place for place in range(self.slots) if Slot(0, place) not in self.drawn)
         self.drawn[Slot(0, place)] = []
         self.starts[Slot(0, place)] = 100 * params.seed + 10 * candidate
@@ -232,6 +236,32 @@ def test_a_request_that_the_device_fails_with_twice_has_failed(by_hand: Schedule
     assert second.last().codes[0].tolist() == [200, 201, 202, 203]
 
 
+def test_a_device_error_while_inserting_keeps_everybody(by_hand: Scheduler, engine: CountingEngine):
+    """Memory runs out with the second request's first candidate; the first is being drawn, the third waits."""
+    engine.full_at = {30}
+    visits = [Visit(by_hand, seed, count, str(seed)) for seed, count in ((1, 2), (3, 1), (4, 1))]
+    rows(by_hand, engine, 1)
+    assert (engine.log, by_hand.state, by_hand.waiting) == ([], "broken", 3)
+    assert rows(by_hand, engine, 4) == [[10, 11, 30]] * 2 + [[40]] * 2
+    assert [visit.last().codes[0][3] for visit in visits] == [103, 303, 403]
+    assert by_hand.state == "ready"
+
+
+def test_a_dead_device_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch):
+    """It is always the one with the least to do."""
+    monkeypatch.setattr("dalle_mini.serving.scheduler.FIRST_HEARTBEAT", 0.0)
+    dead, alive = CountingEngine(), CountingEngine()
+    dead.fail_at = set(range(100))
+    scheduler = Scheduler([dead, alive], threads=False)
+    visits = [Visit(scheduler, seed, 2, f"visitor {seed}") for seed in range(1, 9)]
+    for _ in range(8 * SIDE):
+        scheduler.step(dead)
+        scheduler.step(alive)
+    assert [visit.last().codes[1][3] for visit in visits] == [100 * seed + 13 for seed in range(1, 9)]
+    assert len(dead.log) == 1
+    assert scheduler.state == "ready"
+
+
 def test_requests_go_to_the_engine_with_the_least_to_do(monkeypatch: pytest.MonkeyPatch):
     """Two slots are busy in each; the third request begins where there is a free slot first, all of it there."""
     monkeypatch.setattr("dalle_mini.serving.scheduler.FIRST_HEARTBEAT", 0.0)
@@ -243,6 +273,33 @@ def test_requests_go_to_the_engine_with_the_least_to_do(monkeypatch: pytest.Monk
             scheduler.step(engine)
     assert (engines[0].log, engines[1].log) == ([[10, 11]] * 2, [[20, 21, 30]] * 2 + [[31]] * 2)
     assert [visit.last().codes[1][3] for visit in visits] == [113, 213, 313]
+
+
+def test_an_idle_engine_goes_on_to_the_next_in_line(monkeypatch: pytest.MonkeyPatch):
+    """Ann's request of nine fills the first engine three times; her second and Bob's need not wait for it."""
+    monkeypatch.setattr("dalle_mini.serving.scheduler.FIRST_HEARTBEAT", 0.0)
+    engines = [CountingEngine(), CountingEngine()]
+    scheduler = Scheduler(engines, threads=False)
+    big = Visit(scheduler, 1, 9, "ann")
+    scheduler.step(engines[0])
+    visits = [Visit(scheduler, 2, 1, "ann"), Visit(scheduler, 3, 1, "bob")]
+    for _ in range(3 * SIDE):
+        for engine in engines[::-1]:
+            scheduler.step(engine)
+    assert engines[0].log == [[10, 11, 12]] * 2 + [[13, 14, 15]] * 2 + [[16, 17, 18]] * 2
+    assert engines[1].log == [[20, 30]] * 2
+    assert [visit.last().codes[0][3] for visit in [big, *visits]] == [103, 203, 303]
+
+
+def test_a_request_that_was_begun_and_cancelled_was_its_visitors_turn(by_hand: Scheduler, engine: CountingEngine):
+    """Ann's first of four candidates each is stopped after a row: Bob comes before her second."""
+    first, second = Visit(by_hand, 1, 4, "ann"), Visit(by_hand, 2, 4, "ann")
+    bob = Visit(by_hand, 3, 3, "bob")
+    by_hand.step(engine)
+    first.events.close()
+    assert rows(by_hand, engine, 2) == [[30, 31, 32]] * 2
+    for visit in (second, bob):
+        visit.events.close()
 
 
 def test_a_lone_visitor_is_not_told_of_a_line(threaded: Scheduler):

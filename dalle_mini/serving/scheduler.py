@@ -6,14 +6,15 @@ The way of one request:
     `QueueFullError` says how long the wait would be.
  2. Before every row an engine's thread admits: visitors take turns, a request a turn, so that somebody with ten
     requests is not ahead of somebody with one. A request's candidates all go to the engine with the least to do,
-    one after another, as slots become free.
+    one after another, as slots become free; the other engines go on to the next in line.
  3. `Engine.decode` draws one row of every slot; all whose rows have grown are told, and `stream` yields `Drawing`.
     Until then it yields `Waiting`: the place in line and, once anything was measured, the seconds.
  4. A candidate that is whole leaves its slot to the next at once. With its last candidate the request is done.
  5. Closing the stream cancels: slots are free before the next row, a place in line at once.
 
-When something fails: a text that cannot be prefilled fails its own request alone. If the device fails, the engine is
-emptied, and what it was drawing is drawn again from the start, once: the same seeds give the same codes.
+When something fails: a text that cannot be prefilled (ValueError) fails its own request alone. If the device fails,
+the engine is emptied, and what it was drawing is drawn again from the start, once: the same seeds give the same codes.
+New requests keep away from an engine that has failed while there are others.
 
 Contract: `stream` (or its parts `submit`, `events`, `cancel`), `close` and the properties may be used by any thread; an
 engine only by its own thread. Requests are tokens and sampling params; neither pictures nor prompts are known here.
@@ -45,7 +46,7 @@ FIRST_HEARTBEAT = 0.1  # who is served at once is not told of a line
 # places every second took as much of the web process as everything else.
 HEARTBEAT, LINE_HEARTBEAT = 1.0, 3.0
 IDLE = 0.01  # seconds until an engine that may not begin what is waiting looks again
-BROKEN = 30.0  # seconds; then who was kept away by it may try again
+BROKEN = 30.0  # seconds; then what was kept away from a failed engine may try it again
 MAX_WAITING = 200
 ATTEMPTS = 2  # of a request that a device has failed with
 
@@ -149,7 +150,7 @@ class Scheduler:
         self._running: dict[EngineLike, list[Request]] = {engine: [] for engine in engines}
         self._threads: list[threading.Thread] = []
         self._closing = False
-        self._broken_until = 0.0
+        self._broken: dict[EngineLike, float] = {}  # engines that have failed, and until when they are avoided
         self._pace: float | None = None  # seconds a candidate takes all engines together, a moving average
 
     # The requests' side -------------------------------------------------------------------------------------
@@ -209,6 +210,8 @@ class Scheduler:
             line.remove(request)
             if not line:
                 del self._lines[request.visitor]
+            elif request.started:  # this was the visitor's turn
+                self._lines.move_to_end(request.visitor)
 
     def _waiting(self, request: Request) -> Waiting:
         order = self._order()
@@ -256,8 +259,11 @@ class Scheduler:
 
     @property
     def state(self) -> str:
-        """ready, draining or broken (the device has just failed, and no row has succeeded since)."""
-        return "draining" if self._closing else "broken" if time.monotonic() < self._broken_until else "ready"
+        """ready, draining or broken (every device has just failed, and no row has succeeded since)."""
+        return "draining" if self._closing else "ready" if any(map(self._works, self.engines)) else "broken"
+
+    def _works(self, engine: EngineLike) -> bool:
+        return time.monotonic() >= self._broken.get(engine, 0.0)
 
     # The engines' side --------------------------------------------------------------------------------------
 
@@ -271,7 +277,6 @@ class Scheduler:
         try:
             engine.decode()
         except Exception as error:
-            logger.exception("the device failed")
             self._recover(engine, error)
         else:
             self._collect(engine, time.monotonic() - begun)
@@ -295,13 +300,16 @@ class Scheduler:
             try:
                 prefix = engine.prefill(request.tokens)
                 slot = engine.insert(prefix, request.params, candidate=request.started, more=request.unstarted - 1)
-            except Exception as error:
+            except ValueError as error:
                 logger.exception("a request failed")
                 with self._lock:
                     self._leave_line(request)
                     self._evict(engine, request)
                     request.fail(error)
                 continue
+            except Exception as error:
+                self._recover(engine, error)
+                return
             with self._lock:
                 if not request.started:
                     request.begun = time.monotonic()
@@ -310,28 +318,25 @@ class Scheduler:
                 request.started += 1
                 if not request.unstarted:
                     self._leave_line(request)
-                    if request.visitor in self._lines:
-                        self._lines.move_to_end(request.visitor)
 
     def _choose(self, engine: EngineLike) -> Request | None:
         """Whose next candidate is to be inserted."""
         with self._lock:
-            if not self._lines:
+            working = [each for each in self.engines if self._works(each)] or self.engines
+            takes_new = engine in working and self._load(engine) == min(map(self._load, working))
+            placed = {request for running in self._running.values() for request in running}
+            mine = (r for r in self._order() if r in self._running[engine] or (takes_new and r not in placed))
+            request = next(mine, None)
+            if request is None or not engine.has_room(request.params):
                 return None
-            request = next(iter(self._lines.values()))[0]
-            new = not any(request in running for running in self._running.values())
-            busier = self._load(engine) > min(map(self._load, self.engines))
-            mine = not busier if new else request in self._running[engine]
-            if not mine or not engine.has_room(request.params):
-                return None
-            if new:
+            if request not in placed:
                 self._running[engine].append(request)
             return request
 
     def _collect(self, engine: EngineLike, seconds: float) -> None:
         """Hand out the row that was drawn; free the slots of whole pictures."""
         with self._lock:
-            self._broken_until = 0.0
+            self._broken.pop(engine, None)
             drawn = sum(len(request.slots) for request in self._running[engine])
             self.metrics.drew(drawn * self.config.side)
             pace = seconds * self.config.side / max(drawn, 1) / len(self.engines)
@@ -350,8 +355,9 @@ class Scheduler:
 
     def _recover(self, engine: EngineLike, error: Exception) -> None:
         """Empty the engine; what it was drawing comes first again, or has failed too often."""
+        logger.error("the device failed", exc_info=error)
         with self._lock:
-            self._broken_until = time.monotonic() + BROKEN
+            self._broken[engine] = time.monotonic() + BROKEN
             engine.reset()
             for request in reversed(self._running[engine]):
                 self._leave_line(request)
