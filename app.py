@@ -116,14 +116,15 @@ def status(text: str, row: int = 0, rows: int = 0) -> str:
     return f"<span>{html.escape(text)}</span>{bar}"
 
 
-def previews(images: list[Image.Image]) -> str:
-    """The pictures so far, inside the message itself: nine files a row would have to be kept and fetched."""
-    shown = []
-    for i, image in enumerate(images):
-        data = io.BytesIO()
-        image.save(data, format="JPEG", quality=85)
-        text = base64.b64encode(data.getvalue()).decode()
-        shown.append(f'<img src="data:image/jpeg;base64,{text}" alt="candidate {i}, not finished yet">')
+def data_url(image: Image.Image) -> str:
+    """A picture inside the message itself: nine files a row would have to be kept and fetched."""
+    data = io.BytesIO()
+    image.save(data, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def unfinished(images: list[Image.Image]) -> str:
+    shown = (f'<img src="{data_url(image)}" alt="candidate {i}, not finished yet">' for i, image in enumerate(images))
     return f"<div>{''.join(shown)}</div>"
 
 
@@ -184,7 +185,7 @@ def page_generator(
                 else:
                     now = status(f"drawing row {event.row} of {event.rows}", event.row, event.rows)
                     if event.images is not shown:
-                        gallery, pictures = gr.Gallery(visible=False), gr.HTML(previews(event.images), visible=True)
+                        gallery, pictures = gr.Gallery(visible=False), gr.HTML(unfinished(event.images), visible=True)
                         shown = event.images
                 yield gallery, pictures, gr.skip() if now == told else now, gr.skip(), gr.skip()
                 told = now
@@ -205,21 +206,27 @@ def api_function(pipeline: dalle_mini.Pipeline, answers: Answers) -> Callable[..
         temperature: float = defaults.temperature,
         top_k: int = defaults.top_k,
         top_p: float = defaults.top_p,
+        previews: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """In line: {place, seconds}. Then {row, rows}. At last {seed, model, seconds, notes, candidates}, best first.
 
-        At least one every three seconds: what has not changed is said again.
+        At least one every three seconds: what has not changed is said again. With `previews`, what has a row has
+        {previews}, too, where there are new ones: of every candidate a JPEG as a data URL, grey below what is drawn.
         """
         settings: dict[str, Any] = {"num_candidates": num_candidates, "seed": seed, "condition_scale": condition_scale}
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        settings |= {"visitor": request.client.host, "previews": False}
+        settings |= {"visitor": request.client.host, "previews": previews}
+        shown: list[Image.Image] = []
         with messages(), closing(pipeline.stream(prompt, **settings)) as events:
             for event in events:
                 if isinstance(event, Waiting):
                     yield {"place": event.place, "seconds": event.seconds}
                     continue
                 if isinstance(event, Preview):
-                    yield {"row": event.row, "rows": event.rows}
+                    new = previews and event.images is not shown
+                    shown = event.images
+                    pictures = {"previews": [data_url(image) for image in shown]} if new else {}
+                    yield {"row": event.row, "rows": event.rows} | pictures
                     continue
                 facts = {"seed": event.params.seed, "model": event.model, "seconds": event.seconds}
                 candidates = [

@@ -8,7 +8,7 @@
 
 Contract: what a gallery shows depends on the model, the prompt, the seed and the sampling params, and nothing else.
 A `Pipeline` may be shared by threads: their requests are drawn together (serving/scheduler.py), and so are they painted
-and ranked (serving/batcher.py).
+and ranked (serving/batcher.py); previews are painted in between (serving/previews.py).
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from dalle_mini.gallery import Candidate, Gallery, Preview
 from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.limits import Limits
+from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.scheduler import MAX_WAITING, Scheduler, Waiting
 from dalle_mini.text import without_surrogates
 from dalle_mini.tokenizer import TokenizedPrompt, Tokenizer
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from clip_rerank import Reranker
     from dalle_mini.serving.ray import RayScheduler
 
-UNDRAWN = 128  # the grey of what is not drawn yet
 BATCH = 16  # pictures that are painted or ranked in one go
 
 
@@ -126,10 +126,9 @@ class Pipeline:
     ) -> Generator[Waiting | Preview, None, tuple[np.ndarray, float]]:
         """Codes [N, n] of all candidates, row by row, and the time when their turn came."""
         turn = time.perf_counter()
-        side, images = self.config.side, [self._blank()] * params.num_candidates
-        painted, preview_seconds = 0.0, 0.0
-        shown: list[int] = []  # codes of every candidate that the last preview shows
-        with closing(self.scheduler.stream(tokens, params, visitor=visitor)) as events:
+        side, sizes = self.config.side, {"image_length": self.config.image_length, "resolution": self.resolution}
+        pictures = Previews(self._paint, candidates=params.num_candidates, **sizes)
+        with closing(self.scheduler.stream(tokens, params, visitor=visitor)) as events, closing(pictures):
             for event in events:
                 if isinstance(event, Waiting):
                     turn = time.perf_counter()
@@ -139,25 +138,9 @@ class Pipeline:
                 row = sum(map(len, codes)) // (params.num_candidates * side)
                 if row == side:
                     break
-                begun, drawn = time.perf_counter(), [len(some) for some in codes]
-                # Where painting is slower than drawing (large pictures, a crowd), previews would double the wait.
-                if previews and drawn != shown and preview_seconds <= begun - painted:
-                    images, shown = self._paint_partly(codes), drawn
-                    painted = time.perf_counter()
-                    preview_seconds = painted - begun
+                images = pictures.update(codes) if previews else pictures.images
                 yield Preview(images=images, row=row, rows=side)
         return np.stack(codes), turn
-
-    def _paint_partly(self, codes: Sequence[np.ndarray]) -> list[Image.Image]:
-        """Pictures of the codes so far, int [n] of every candidate, the rest grey."""
-        images, begun = [self._blank()] * len(codes), [i for i, drawn in enumerate(codes) if len(drawn)]
-        length, height = self.config.image_length, self.resolution
-        grids = [np.pad(codes[i], (0, length - len(codes[i])), mode="edge") for i in begun]
-        for i, picture in zip(begun, self._paint(grids, urgent=False), strict=True):
-            pixels = picture.copy()
-            pixels[height * len(codes[i]) // length :] = UNDRAWN
-            images[i] = Image.fromarray(pixels)
-        return images
 
     def _pixels(self, grids: list[np.ndarray]) -> list[np.ndarray]:
         return list(self.vqgan.decode(np.stack(grids)))
@@ -166,9 +149,6 @@ class Pipeline:
         assert self.reranker is not None
         prompts, pictures = zip(*pairs, strict=True)
         return self.reranker.score(prompts, np.stack(pictures)).tolist()
-
-    def _blank(self) -> Image.Image:
-        return Image.new("RGB", (self.resolution, self.resolution), (UNDRAWN,) * 3)
 
     def _checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams]:
         readable = without_surrogates(prompt) if isinstance(prompt, str) else ""
@@ -186,7 +166,7 @@ class Pipeline:
 
     def warm_up(self) -> None:
         """Compile (or read from the disk) what the first gallery of the default size needs."""
-        with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), "", True)) as events:
+        with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), "", False)) as events:
             next(event for event in events if isinstance(event, Preview))
         self.vqgan.decode(np.zeros((self.defaults.num_candidates, self.config.image_length), np.int32))
 

@@ -101,6 +101,13 @@ def emoji() -> Iterator["Pipeline"]:
     pipeline.close()
 
 
+@pytest.fixture
+def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams tell only what has happened, however long a row takes on a busy machine."""
+    for name in ("FIRST_HEARTBEAT", "HEARTBEAT", "LINE_HEARTBEAT"):
+        monkeypatch.setattr(f"dalle_mini.serving.scheduler.{name}", 60.0)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator["Browser"]:
     executable = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -4,6 +4,7 @@
 `crowded` holds the engine still with a crowd in front of it, so that what happens in line can be.
 """
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +29,7 @@ from fastapi import FastAPI
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from patience import eventually
+from PIL import Image
 
 import app
 import dalle_mini
@@ -157,14 +160,15 @@ def test_api_documents_the_pipelines_defaults_and_nothing_else_is_public(
 ) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/generate"]
-    prompt, *settings = endpoints["/generate"]["parameters"]
+    prompt, *settings, previews = endpoints["/generate"]["parameters"]
     assert (prompt["parameter_name"], prompt["parameter_has_default"]) == ("prompt", False)
+    assert (previews["parameter_name"], previews["parameter_default"]) == ("previews", False)
     for setting in settings:
         assert setting["parameter_has_default"]
         assert setting["parameter_default"] == getattr(emoji.defaults, setting["parameter_name"])
 
 
-def test_api_counts_the_rows_while_drawing(client: Client) -> None:
+def test_api_counts_the_rows_while_drawing(client: Client, no_heartbeats: None) -> None:
     job = client.submit("a red apple", num_candidates=1, api_name="/generate")
     job.result()
     *previews, _ = job.outputs()
@@ -173,10 +177,24 @@ def test_api_counts_the_rows_while_drawing(client: Client) -> None:
     assert rows == sorted(rows)
 
 
+def test_api_gives_previews_to_those_who_ask(slow_address: str) -> None:
+    job = Client(slow_address, verbose=False).submit(
+        "a red apple", num_candidates=2, previews=True, api_name="/generate"
+    )
+    job.result()
+    *updates, _ = job.outputs()
+    *_, last = [update["previews"] for update in updates if "previews" in update]
+    for url in last:
+        kind, _, data = url.partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(b64decode(data))) as picture:
+            assert picture.getpixel((0, 0)) != picture.getpixel((0, picture.height - 1)), "half drawn, half grey"
+
+
 @pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
 def test_bad_setting_is_named_to_the_apis_client(client: Client, address: str, name: str, value: float) -> None:
     if math.isnan(value):  # a Python client refuses to send it; others can
-        message = sent_as_text(address, ["a cat", value, None, 1, 1, 0, 1])
+        message = sent_as_text(address, ["a cat", value, None, 1, 1, 0, 1, False])
     else:
         with pytest.raises(AppError) as refused:
             client.predict("a cat", api_name="/generate", **{name: value})
@@ -218,7 +236,7 @@ def test_cancelling_a_job_closes_the_pipelines_stream(slow_address: str, slow: S
 
 def test_a_dropped_connection_closes_the_pipelines_stream(slow_address: str, slow: Slow) -> None:
     before, url = slow.closed_early, f"{slow_address}gradio_api/call/generate"
-    event = httpx.post(url, json={"data": ["a tiny dog", 1, None, 1, 1, 0, 1]}).json()["event_id"]
+    event = httpx.post(url, json={"data": ["a tiny dog", 1, None, 1, 1, 0, 1, False]}).json()["event_id"]
     with httpx.stream("GET", f"{url}/{event}") as stream:
         next(line for line in stream.iter_lines() if "row" in line)
     assert eventually(lambda: slow.closed_early == before + 1)
@@ -228,7 +246,7 @@ def test_a_dropped_connection_closes_the_pipelines_stream(slow_address: str, slo
 
 
 def test_requests_of_several_clients_are_drawn_at_the_same_time(
-    slow_address: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
+    slow_address: str, slow: Slow, monkeypatch: pytest.MonkeyPatch, no_heartbeats: None
 ) -> None:
     gate = threading.Event()
     monkeypatch.setattr(slow, "pause", gate.wait)
@@ -285,8 +303,8 @@ def test_forwarded_address_counts_only_from_a_trusted_proxy_and_a_forged_one_nev
     assert visitors == [visitor]
 
 
-def test_page_sends_nothing_again_that_has_not_changed(emoji: dalle_mini.Pipeline, tmp_path: Path) -> None:
-    images = [emoji._blank()]
+def test_page_sends_nothing_again_that_has_not_changed(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (64, 64))]
     first, later = Preview(images=images, row=1, rows=16), Preview(images=images, row=2, rows=16)
     events = [Waiting(2, None), Waiting(2, None), Waiting(1, 3.0), first, first, later]
     fake: Any = SimpleNamespace(stream=lambda prompt, **settings: (event for event in events))

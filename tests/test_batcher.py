@@ -1,7 +1,7 @@
 """What waits is done together, what is urgent first, and a fault is nobody else's."""
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import pytest
 
@@ -29,56 +29,59 @@ def halves() -> Halves:
     return Halves()
 
 
-def ask(pool: ThreadPoolExecutor, batcher: Batcher[int, int], halves: Halves, *asked: tuple[list[int], bool]) -> list:
-    """One call after another, all of which wait behind the first."""
-    jobs: list[Future[list[int]]] = []
-    for items, urgent in [([100], True), *asked]:
-        before = batcher._jobs.qsize()
-        jobs.append(pool.submit(batcher, items, urgent=urgent))
-        if len(jobs) == 1:
-            assert halves.begun.wait(30)
-        else:
-            while batcher._jobs.qsize() < before + len(items):
-                pass
-    halves.go.set()
-    return jobs[1:]
-
-
-def test_what_waits_is_done_together_and_everybody_gets_their_own(halves: Halves):
+@pytest.fixture
+def batcher(halves: Halves) -> Batcher[int, int]:
+    """At work on one item until `halves.go`; so what comes meanwhile waits."""
     batcher = Batcher(halves, most=4)
-    with ThreadPoolExecutor(4) as pool:
-        jobs = ask(pool, batcher, halves, ([2, 4], True), ([6], True), ([8, 10], True))
-        assert [job.result(30) for job in jobs] == [[1, 2], [3], [4, 5]]
+    batcher.submit([100])
+    assert halves.begun.wait(30)
+    return batcher
+
+
+def results(jobs: list[Future[int]]) -> list[int]:
+    return [job.result(30) for job in jobs]
+
+
+def test_what_waits_is_done_together_and_everybody_gets_their_own(batcher: Batcher[int, int], halves: Halves):
+    jobs = [batcher.submit(items) for items in ([2, 4], [6], [8, 10])]
+    halves.go.set()
+    assert list(map(results, jobs)) == [[1, 2], [3], [4, 5]]
     assert halves.seen == [[100], [2, 4, 6, 8], [10]]
     batcher.close()
 
 
-def test_urgent_items_go_first(halves: Halves):
-    batcher = Batcher(halves, most=2)
-    with ThreadPoolExecutor(4) as pool:
-        jobs = ask(pool, batcher, halves, ([2, 4], False), ([6], True))
-        assert [job.result(30) for job in jobs] == [[1, 2], [3]]
-    assert halves.seen == [[100], [6, 2], [4]]
+def test_urgent_items_go_first(batcher: Batcher[int, int], halves: Halves):
+    jobs = [batcher.submit([2, 4, 6], urgent=False), batcher.submit([8, 10])]
+    halves.go.set()
+    assert list(map(results, jobs)) == [[1, 2, 3], [4, 5]]
+    assert halves.seen == [[100], [8, 10, 2, 4], [6]]
     batcher.close()
 
 
-def test_an_item_that_fails_fails_alone(halves: Halves):
-    batcher = Batcher(halves, most=8)
-    with ThreadPoolExecutor(4) as pool:
-        good, bad = ask(pool, batcher, halves, ([2, 4], True), ([3], True))
-        assert good.result(30) == [1, 2]
-        with pytest.raises(ValueError, match=r"^odd: \[3\]$"):
-            bad.result(30)
+def test_what_is_cancelled_is_not_done(batcher: Batcher[int, int], halves: Halves):
+    first, second = batcher.submit([2, 4])
+    assert first.cancel()
+    halves.go.set()
+    assert second.result(30) == 2
+    assert halves.seen == [[100], [4]]
+    batcher.close()
+
+
+def test_an_item_that_fails_fails_alone(batcher: Batcher[int, int], halves: Halves):
+    good, (bad,) = batcher.submit([2, 4]), batcher.submit([3])
+    halves.go.set()
+    assert results(good) == [1, 2]
+    with pytest.raises(ValueError, match=r"^odd: \[3\]$"):
+        bad.result(30)
     assert batcher([8]) == [4]
     batcher.close()
 
 
-def test_closing_ends_what_was_asked_for_and_refuses_the_rest(halves: Halves):
-    batcher = Batcher(halves, most=8)
-    with ThreadPoolExecutor(4) as pool:
-        (last,) = ask(pool, batcher, halves, ([2], False))
-        batcher.close()
-        assert last.result(30) == [1]
+def test_closing_ends_what_was_asked_for_and_refuses_the_rest(batcher: Batcher[int, int], halves: Halves):
+    last = batcher.submit([2], urgent=False)
+    halves.go.set()
+    batcher.close()
+    assert results(last) == [1]
     with pytest.raises(ClosedError):
         batcher([4])
 

@@ -25,7 +25,7 @@ def test_four_devices_share_the_work_and_draw_what_one_draws(emoji: "Pipeline", 
     candidates = emoji.defaults.num_candidates
     assert drawn["used"].shape == (4,)
     assert (drawn["used"] >= candidates).all(), "each engine had a request"
-    assert drawn["used"].sum() >= len(PROMPTS) // 2 * candidates, "at the same time"
+    assert drawn["together"] > drawn["used"].max(), "at the same time"
     for i, (prompt, codes) in enumerate(zip(PROMPTS, drawn["codes"], strict=True)):
         alone = sorted(emoji.generate(prompt, seed=i), key=lambda candidate: candidate.index)
         np.testing.assert_array_equal(codes, np.stack([candidate.codes for candidate in alone]), err_msg=prompt)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dalle_mini.serving.load import crowd
+from dalle_mini.serving.load import Note, _growth, crowd
 from dalle_mini.serving.scheduler import ClosedError
 
 APP = Path(__file__).parents[1] / "app.py"
@@ -41,6 +41,13 @@ def test_bounds_are_named(setting: dict[str, float], message: str):
         crowd(**{"clients": 8, "seconds": 60, **setting})  # type: ignore[arg-type]
 
 
+def test_growth_after_the_second_minute_is_a_fault_and_a_small_one_is_not():
+    steady = [Note(60.0 * minute, 1e9 * (1 + 0.02 * (minute % 2)), 100) for minute in range(1, 6)]
+    assert _growth(steady) == []
+    assert _growth([*steady, Note(360.0, 1.2e9, 100)]) == ["memory grew from 1000000000 to 1200000000"]
+    assert _growth([*steady, Note(360.0, 1e9, 116)]) == ["files grew from 100 to 116"]
+
+
 @pytest.mark.slow
 def test_sigterm_under_load_ends_every_request_and_the_process_within_the_grace():
     command, over = [sys.executable, str(APP), "--port", "0", "--grace", str(GRACE)], threading.Event()
@@ -57,7 +64,7 @@ def test_sigterm_under_load_ends_every_request_and_the_process_within_the_grace(
                 while not over.is_set():
                     try:
                         asked = httpx.post(
-                            url, json={"data": ["a tiny dog", 16, None, 1.5, 1, 50, 1]}, timeout=PATIENCE
+                            url, json={"data": ["a tiny dog", 16, None, 1.5, 1, 50, 1, False]}, timeout=PATIENCE
                         )
                         told = httpx.get(f"{url}/{asked.json()['event_id']}", timeout=PATIENCE).text
                     except httpx.TransportError as error:  # the server has ended

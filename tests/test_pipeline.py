@@ -17,8 +17,9 @@ from patience import eventually
 import dalle_mini
 import vqgan
 from dalle_mini.gallery import Gallery, Preview
-from dalle_mini.pipeline import UNDRAWN
 from dalle_mini.presets import EMBEDDED
+from dalle_mini.serving.previews import UNDRAWN
+from dalle_mini.serving.scheduler import Waiting
 from dalle_mini.training.emoji import CENTRES, Scene, World
 from dalle_mini.training.evaluate import judge
 from vqgan.checkpoint import CheckpointError
@@ -167,7 +168,9 @@ def test_a_cat_is_left_of_a_pizza_or_right_as_the_prompt_says(emoji: "Pipeline")
 # Streaming
 
 
-def test_every_row_but_the_last_has_a_preview_then_comes_the_gallery(emoji: "Pipeline", cats: Gallery):
+def test_every_row_but_the_last_has_a_preview_then_comes_the_gallery(
+    emoji: "Pipeline", cats: Gallery, no_heartbeats: None
+):
     *previews, gallery = emoji.stream("a cat left of a pizza", num_candidates=4, seed=7)
     assert isinstance(gallery, Gallery)
     np.testing.assert_array_equal(codes_of(gallery), codes_of(cats))
@@ -178,8 +181,27 @@ def test_every_row_but_the_last_has_a_preview_then_comes_the_gallery(emoji: "Pip
         pixels = np.stack([np.asarray(image) for image in preview.images])
         assert pixels.shape == (4, emoji.resolution, emoji.resolution, 3)
         assert (pixels[:, emoji.resolution * preview.row // rows :] == UNDRAWN).all()
-    # The first preview is always painted; later ones may repeat an earlier one where painting is slow.
-    assert (np.asarray(previews[0].images[0])[: emoji.resolution // rows] != UNDRAWN).any()
+    # A preview repeats an earlier one where painting is slow.
+    assert (np.asarray(previews[-1].images[0])[: emoji.resolution // rows] != UNDRAWN).any()
+
+
+def test_rows_go_on_and_slots_become_free_while_nothing_is_painted(
+    emoji: "Pipeline", still_works: None, monkeypatch: pytest.MonkeyPatch
+):
+    """As with large pictures, or in a crowd whose finished pictures are painted first."""
+    painter = threading.Event()
+    decode = emoji.vqgan.decode
+    monkeypatch.setattr(emoji.vqgan, "decode", lambda codes: painter.wait(60) and decode(codes))
+    try:
+        events, rows = emoji.stream("two rockets", num_candidates=9, seed=1), set()
+        while len(rows) < 3:
+            event = next(events)
+            assert isinstance(event, Preview | Waiting), "what is not painted is not ranked"
+            rows.add(getattr(event, "row", 0))
+        events.close()
+        assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)
+    finally:
+        painter.set()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])

@@ -31,7 +31,7 @@ if importlib.util.find_spec("ray") is None:
 
 import dalle_mini
 from dalle_mini.config import SamplingParams
-from dalle_mini.serving.ray import BackPressureError, RayScheduler, Replica  # sets Ray up before it is imported
+from dalle_mini.serving.ray import BackPressureError, RayScheduler, Replica, _place  # sets Ray up before it is imported
 from dalle_mini.serving.scheduler import ClosedError, QueueFullError
 
 if TYPE_CHECKING:
@@ -151,6 +151,16 @@ def test_a_broken_replica_is_not_healthy():
         replica.check_health()
 
 
+def test_more_replicas_than_accelerators_are_refused_rather_than_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    assert _place(1) == {"num_gpus": 1}
+    with pytest.raises(ValueError, match=r"^replicas must be <= 1, the GPUs of this machine, got 2$"):
+        _place(2)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    assert _place(2) == {"num_cpus": 1}
+
+
 @pytest.mark.parametrize("wrong", [0, (0, 2), (3, 2)])
 def test_numbers_of_replicas_are_checked_before_anything_is_started(wrong: Any):
     with pytest.raises(ValueError, match=r"replicas must be >= 1, the fewest first, got "):
@@ -208,6 +218,7 @@ def test_the_page_answers_from_replicas_and_ends_with_all_its_processes(server: 
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(120) == 0
     for job in jobs:
-        assert len(job.outputs()[-1].get("candidates", [])) == 16 or str(ClosedError()) in str(job.exception())
+        (*_, last) = [{}, *job.outputs()]  # none where it was refused at once
+        assert len(last.get("candidates", [])) == 16 or str(ClosedError()) in str(job.exception())
     assert eventually(lambda: not marked(server.mark)), marked(server.mark)
     assert not list(server.files.glob("dalle-ray-*"))

@@ -302,7 +302,7 @@ def test_a_request_that_was_begun_and_cancelled_was_its_visitors_turn(by_hand: S
         visit.events.close()
 
 
-def test_a_lone_visitor_is_not_told_of_a_line(threaded: Scheduler):
+def test_a_lone_visitor_is_not_told_of_a_line(threaded: Scheduler, no_heartbeats: None):
     params = SamplingParams(seed=1, num_candidates=2)
     events = list(threaded.stream("a cat", params))  # type: ignore[arg-type]
     assert all(isinstance(event, Drawing) for event in events)

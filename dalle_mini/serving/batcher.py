@@ -1,8 +1,8 @@
 """Work of many requests done together, by one thread: painting and ranking.
 
-Contract: calling a `Batcher` blocks until its items are done and returns their results in order. Whatever waits at
-that time, from any caller, is done in one go, urgent items first; an item that fails fails for its own caller only.
-After `close`, a call raises ClosedError.
+Contract: calling a `Batcher` blocks until its items are done and returns their results in order; `submit` does not
+block. Whatever waits at that time, from any caller, is done in one go, urgent items first; an item that fails fails for
+its own caller only. After `close`, both raise ClosedError.
 """
 
 import itertools
@@ -29,7 +29,11 @@ class Batcher(Generic[Item, Result]):
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def __call__(self, items: Sequence[Item], *, urgent: bool = True) -> list[Result]:
+    def __call__(self, items: Sequence[Item]) -> list[Result]:
+        return [future.result() for future in self.submit(items)]
+
+    def submit(self, items: Sequence[Item], *, urgent: bool = True) -> "list[Future[Result]]":
+        """What is cancelled before it begins is not done."""
         futures: list[Future[Result]] = [Future() for _ in items]
         with self._lock:  # nothing comes after what close() puts at the end
             if self._closed:
@@ -39,7 +43,7 @@ class Batcher(Generic[Item, Result]):
                 self._thread.start()
             for item, future in zip(items, futures, strict=True):
                 self._jobs.put((not urgent, next(self._count), item, future))
-        return [future.result() for future in futures]
+        return futures
 
     def close(self) -> None:
         """End the thread, when everything that was asked for is done."""
@@ -56,7 +60,8 @@ class Batcher(Generic[Item, Result]):
             while len(jobs) < self._most and not self._jobs.empty():
                 jobs.append(self._jobs.get())
             last = any(item is None for _, _, item, _ in jobs)
-            work = [(item, future) for _, _, item, future in jobs if item is not None]
+            wanted = [(item, future) for _, _, item, future in jobs if item is not None]
+            work = [(item, future) for item, future in wanted if future.set_running_or_notify_cancel()]
             try:
                 results = self._run([item for item, _ in work]) if work else []
             except Exception:

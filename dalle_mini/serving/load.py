@@ -10,6 +10,7 @@ Contract: bounded in clients, in time and in files. What is wrong is in `Report.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -284,11 +286,11 @@ def _random_ask(rng: random.Random) -> Ask:
 def _ask(client: Client, ask: Ask, patience: float) -> Outcome:
     """Ask, and cancel after `patience` seconds."""
     begun, preview = time.monotonic(), None
-    job = client.submit(ask.prompt, api_name="/generate", **asdict(ask.params))
+    job = client.submit(ask.prompt, api_name="/generate", previews=True, **asdict(ask.params))
     cancelled = False
     while not job.done():
         seconds = time.monotonic() - begun
-        if preview is None and any("row" in update for update in job.outputs()):
+        if preview is None and any(map(_painted, job.outputs())):
             preview = seconds
         if seconds > PATIENCE:
             return Outcome(ask, "wrong", f"no end in {PATIENCE:.0f} s")
@@ -305,6 +307,15 @@ def _ask(client: Client, ask: Ask, patience: float) -> Outcome:
     except ValueError as error:
         return Outcome(ask, "wrong", str(error))
     return Outcome(ask, "answered", preview=preview, seconds=seconds, pictures=pictures)
+
+
+def _painted(update: dict[str, Any]) -> bool:
+    """Whether it has a preview that is not all grey."""
+    for url in update.get("previews", ()):
+        with Image.open(io.BytesIO(b64decode(url.partition(",")[2]))) as image:
+            if np.ptp(np.asarray(image)):
+                return True
+    return False
 
 
 def _checked(ask: Ask, answer: dict[str, Any]) -> dict[int, str]:
@@ -332,14 +343,15 @@ def _hang_up(address: str, visitor: str, ask: Ask, patience: float) -> Outcome:
     """Ask without a Gradio client, listen for `patience` seconds at most, and close the connection."""
     url, settings = f"{address}gradio_api/call/generate", list(asdict(ask.params).values())
     headers = {"content-type": "application/json", "x-forwarded-for": visitor}
-    body = json.dumps({"data": [ask.prompt, *settings]}).encode()
+    body = json.dumps({"data": [ask.prompt, *settings, True]}).encode()
     with urlopen(Request(url, body, headers), timeout=PATIENCE) as answer:
         event = json.load(answer)["event_id"]
     end = time.monotonic() + patience
     with closing(urlopen(f"{url}/{event}", timeout=PATIENCE)) as stream:
-        while time.monotonic() < end and stream.readline():
-            pass
-    return Outcome(ask, "dropped")
+        while line := stream.readline():
+            if time.monotonic() >= end:
+                break
+    return Outcome(ask, "dropped" if line else "ended before it was dropped")
 
 
 # The same again ---------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ class RayScheduler:
             autoscaling_config=None if fixed else scaling,
             max_ongoing_requests=MANY,
             max_queued_requests=self._most * (max_waiting + 2 * (slots or MOST_SLOTS)),  # as many as they would take
-            ray_actor_options={"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1},
+            ray_actor_options=_place(self._fewest),
             graceful_shutdown_timeout_s=LEAVE,
             max_constructor_retry_count=2,
             logging_config=quiet,
@@ -344,6 +344,15 @@ def _everywhere(model: str | Path) -> str:
     """What a replica, which has another working folder, finds the model by."""
     on_the_shelf = str(model) in ("emoji", *presets.SHELF)
     return str(Path(model).resolve()) if not on_the_shelf and Path(model).is_dir() else str(model)
+
+
+def _place(fewest: int) -> dict[str, float]:
+    """What a replica takes of its machine. Raises ValueError where there is too little for the fewest replicas."""
+    if not (gpus := int(ray.cluster_resources().get("GPU", 0))):
+        return {"num_cpus": 1}  # a cluster that is started here has as many as there are replicas
+    if fewest > gpus and "RAY_ADDRESS" not in os.environ:  # other clusters may grow
+        raise ValueError(f"replicas must be <= {gpus}, the GPUs of this machine, got {fewest}")
+    return {"num_gpus": 1}
 
 
 @contextmanager
