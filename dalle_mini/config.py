@@ -171,7 +171,7 @@ class ModelConfig:
         """Reads a `config.json`; raises ValueError for what is missing, wrong or outside the family."""
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} must be a JSON file, got: {error}") from error
         if not isinstance(raw, dict):
             raise ValueError(f"{path} must hold a JSON object, got {type(raw).__name__}")

@@ -11,6 +11,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -128,6 +129,27 @@ def test_a_ckpt_that_holds_no_tensors_is_named(folder: Path, content: bytes | No
         vqgan.load(folder / "last.ckpt")
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {0: torch.ones(2)},
+        {"a": torch.ones(2), "a.b": torch.ones(2)},
+        {"a": torch.ones(2, device="meta")},
+    ],
+    ids=["a number for a name", "a name inside a name", "without data"],
+)
+def test_a_state_dict_of_another_kind_is_named(folder: Path, state: dict[Any, torch.Tensor]):
+    torch.save({"state_dict": state}, folder / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt must hold a state_dict of"):
+        vqgan.load(folder / "last.ckpt")
+
+
+def test_a_state_dict_of_trainable_parameters_is_read(folder: Path):
+    state = {name: torch.nn.Parameter(value) for name, value in lightning_state().items()}
+    torch.save({"state_dict": state}, folder / "last.ckpt")
+    assert vqgan.load(folder / "last.ckpt").params.keys() == vqgan.load(GOLDEN).params.keys()
+
+
 def test_saved_in_float16_and_loaded_again_only_the_rounding_is_left(tmp_path: Path):
     original = vqgan.load(GOLDEN)
     vqgan.save(tmp_path / "saved", original.config, original.params)
@@ -160,6 +182,18 @@ def test_every_path_that_does_not_fit_is_listed(folder: Path):
         "+ encoder/norm_in/scale (3,)",
         "! quant_conv/bias must have shape (16,), got (7,)",
     ]
+
+
+@both_formats
+def test_arrays_of_whole_numbers_are_listed(whole: Path):
+    flat = published()
+    flat["quant_conv/bias"] = flat["quant_conv/bias"].astype(np.int32)
+    if whole.suffix == ".safetensors":
+        safetensors.numpy.save_file(flat, whole)
+    else:
+        write_flax(whole.parent, flat)
+    with pytest.raises(CheckpointError, match=r"! quant_conv/bias must be of floats, got int32$"):
+        vqgan.load(whole.parent)
 
 
 @both_formats
@@ -198,6 +232,8 @@ FOREIGN = {
     "png": b"\x89PNG\r\n\x1a\n" + bytes(200),
     "zeros": bytes(1000),
     "ones": b"\xff" * 1000,
+    "safetensors with a name inside a name": safetensors.numpy.save({"a": np.ones(1), "a/b": np.ones(1)}),
+    "safetensors of eight bits": safetensors.torch.save({"a": torch.ones(2).to(torch.float8_e4m3fn)}),
     "empty safetensors": b"\x02\x00\x00\x00\x00\x00\x00\x00{}",
     "deep msgpack": b"\x93" * 100_000,
     "msgpack of text": b"\x81\xa1a\xa5hello",
@@ -219,7 +255,11 @@ def test_a_foreign_file_is_named(folder: Path, name: str, content: bytes):
     assert str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"ch": "wide"}', b'{"ch_mult": 2}', b'{"ch": 7}'])
+CONFIGS = [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"ch": "wide"}', b'{"ch_mult": 2}', b'{"ch": 7}']
+CONFIGS += [b'{"ch_mult": [1, 0]}', b'{"ch_mult": [-1]}', b'{"attn_resolutions": null}', b'{"attn_resolutions": "16"}']
+
+
+@pytest.mark.parametrize("content", CONFIGS, ids=lambda content: str(content[:30]))
 def test_a_config_that_cannot_be_used_is_named(folder: Path, content: bytes):
     shutil.copy(GOLDEN / MSGPACK, folder)
     (folder / "config.json").write_bytes(content)

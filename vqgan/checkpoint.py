@@ -16,7 +16,7 @@ import numpy as np
 from flax import serialization, traverse_util
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.flax import save_file
 
 Params = dict[str, Any]
@@ -49,7 +49,7 @@ def resolve(location: str | Path, patterns: Sequence[str]) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} must be a readable JSON file: {error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got {type(values).__name__}")
@@ -69,9 +69,9 @@ def read_safetensors(path: Path) -> Params:
     try:
         with safe_open(path, framework="numpy") as file:
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} must be a whole safetensors file: {error}") from None
-    return traverse_util.unflatten_dict(flat, sep="/")
+        return traverse_util.unflatten_dict(flat, sep="/")
+    except Exception as error:  # also types that numpy does not have, and names that are not those of a tree
+        raise CheckpointError(f"{path} must be a whole safetensors file of a tree of arrays: {error}") from None
 
 
 def read_msgpack(path: Path) -> Params:
@@ -103,8 +103,9 @@ def write_safetensors(params: Mapping[str, Any], path: Path, *, dtype: Any) -> N
 
 
 def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], source: object = "the checkpoint") -> None:
-    """Raise `CheckpointError` listing what `source` misses (-), has too much (+) or has in another shape."""
-    got = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(params), sep="/").items()}
+    """Raise `CheckpointError` listing what `source` misses (-), has too much (+) or has in another shape or kind."""
+    arrays = traverse_util.flatten_dict(dict(params), sep="/")
+    got = {k: tuple(v.shape) for k, v in arrays.items()}
     want = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(expected), sep="/").items()}
     lines = [f"- {path} {want[path]}" for path in sorted(want.keys() - got.keys())]
     lines += [f"+ {path} {got[path]}" for path in sorted(got.keys() - want.keys())]
@@ -113,10 +114,14 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], source:
         for path in sorted(want.keys() & got.keys())
         if want[path] != got[path]
     ]
+    lines += [
+        f"! {path} must be of floats, got {arrays[path].dtype}"
+        for path in sorted(want.keys() & got.keys())
+        if not jax.numpy.issubdtype(arrays[path].dtype, jax.numpy.floating)
+    ]
     if lines:
-        raise CheckpointError(
-            f"{source} does not fit its config.json (- missing, + unexpected, ! other shape):\n" + "\n".join(lines)
-        )
+        head = f"{source} does not fit its config.json (- missing, + unexpected, ! other shape or kind):"
+        raise CheckpointError("\n".join([head, *lines]))
 
 
 def read_lightning(path: Path) -> Params:
@@ -129,9 +134,14 @@ def read_lightning(path: Path) -> Params:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} must be a torch checkpoint of plain tensors: {reason}") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(f"{path} must hold a state_dict of tensors")
-    return from_compvis({name: value.float().numpy() for name, value in state.items()})
+    try:
+        return from_compvis({name: value.detach().float().numpy() for name, value in state.items()})
+    except Exception as error:  # tensors without data, or names that are not those of a tree
+        raise CheckpointError(f"{path} must hold a state_dict of whole tensors: {error}") from None
 
 
 def from_compvis(state: Mapping[str, np.ndarray]) -> Params:

@@ -38,6 +38,10 @@ class VQGANConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        for name in ("ch_mult", "attn_resolutions"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(type(each) is int and each >= 1 for each in value):
+                raise ValueError(f"{name} must be a list of whole numbers >= 1, got {value!r}")
         if not self.ch_mult or any(self.ch * m % self.num_groups for m in self.ch_mult):
             raise ValueError(
                 f"ch * ch_mult must be multiples of num_groups={self.num_groups}, got {self.ch} * {self.ch_mult}"
