@@ -7,7 +7,9 @@ Nothing heavy is imported before a command runs, so that --help is quick.
 
 import json
 import runpy
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -333,7 +335,10 @@ def bench(model: Model = "emoji") -> None:
     """Measure the start, the first gallery, later ones, a crowd and the memory on this machine."""
     from dalle_mini.bench import measure
 
-    typer.echo(measure(model))
+    try:
+        typer.echo(measure(model))
+    except subprocess.CalledProcessError as error:  # it has said why itself
+        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -363,6 +368,8 @@ def serve(context: typer.Context) -> None:
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {str(out)!r}") from error
 
@@ -389,9 +396,10 @@ def _wanted(prompts: list[str], prompts_file: Path | None) -> list[str]:
     wanted = [*prompts, *(line.strip() for line in lines if line.strip())]
     if not wanted:
         raise ValueError("prompt must be given, as PROMPT or with --prompts-file, got none")
+    from dalle_mini.text import readable
+
     for prompt in wanted:  # all of them now: a bad one is not found in the middle of the night
-        if not prompt.strip():
-            raise ValueError(f"prompt must not be empty, got {prompt!r}")
+        readable(prompt)
     return wanted
 
 
@@ -410,7 +418,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command and gives the exit code."""
     try:
         return app(arguments or ["--help"], prog_name="python -m dalle_mini", standalone_mode=False) or 0
-    except (typer.TyperException, ValueError) as error:
+    except (typer.TyperException, ValueError, OSError) as error:
         return _refuse(error)
     except _checkpoint_error() as error:  # looked up only when an error gets this far
         return _refuse(error)

@@ -102,4 +102,9 @@ def _crowd(pipeline: "Pipeline") -> float:
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1])
+    from vqgan.checkpoint import CheckpointError
+
+    try:
+        _child(sys.argv[1])
+    except CheckpointError as error:
+        sys.exit(f"error: {error}")

@@ -34,7 +34,7 @@ from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.limits import Limits
 from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.scheduler import MAX_WAITING, Scheduler, Waiting
-from dalle_mini.text import without_surrogates
+from dalle_mini.text import readable
 from dalle_mini.tokenizer import TokenizedPrompt, Tokenizer
 from vqgan.checkpoint import CheckpointError
 
@@ -151,13 +151,11 @@ class Pipeline:
         return self.reranker.score(prompts, np.stack(pictures)).tolist()
 
     def _checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams]:
-        readable = without_surrogates(prompt) if isinstance(prompt, str) else ""
-        if not any(c.isprintable() and not c.isspace() for c in readable):
-            raise ValueError(f"prompt must not be empty, got {prompt!r}")
+        shown = readable(prompt)
         params = dataclasses.replace(self.defaults, **settings)
         if params.seed is None:
             params = dataclasses.replace(params, seed=secrets.randbelow(MAX_SEED + 1))
-        return readable, params
+        return shown, params
 
     def _notes(self, tokens: TokenizedPrompt) -> list[str]:
         if not tokens.truncated:

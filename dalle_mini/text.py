@@ -98,6 +98,14 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def readable(prompt: object) -> str:
+    """The prompt without surrogates. Raises ValueError where there is nothing to be seen in it."""
+    text = without_surrogates(prompt) if isinstance(prompt, str) else ""
+    if not any(c.isprintable() and not c.isspace() for c in text):
+        raise ValueError(f"prompt must not be empty, got {prompt!r}")
+    return text
+
+
 def normalize(text: str, splitter: HashtagSplitter | None) -> str:
     """The text as the published models were trained on it: lower-case ASCII after one leading space.
 

@@ -1,6 +1,7 @@
 """The command line: bad input in one line, files where they are expected, the same pictures as from Python."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,12 @@ def test_bad_setting_is_named_with_rule_and_value(
         (["generate"], "error: prompt must be given, as PROMPT or with --prompts-file, got none"),
         (["generate", ""], "error: prompt must not be empty, got ''"),
         (["generate", "a cat", "  "], "error: prompt must not be empty, got '  '"),
+        (["generate", "a cat", "\u200b"], "error: prompt must not be empty, got '\\u200b'"),
+        (["generate", "a cat", "--out", "/proc"], "error: out must be a folder that can be written, got '/proc'"),
+        (
+            ["reconstruct", "assets/images/page.png", "--out", "/proc/x.png"],
+            "error: out must be a folder that can be written, got '/proc'",
+        ),
         (["generate", "a cat", "--bogus"], "error: No such option: --bogus"),
         (["generate", "a cat", "--seed"], "error: Option '--seed' requires an argument."),
         (["xyzzy"], "error: No such command 'xyzzy'."),
@@ -102,6 +109,14 @@ def test_a_bad_command_ends_with_exit_code_2_and_no_traceback():
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr == "error: num_candidates must be a whole number from 1 to 16, got 17\n"
+
+
+@pytest.mark.slow
+def test_bench_of_a_model_that_is_nowhere_ends_with_one_line(tmp_path: Path):
+    command = [sys.executable, "-m", "dalle_mini", "bench", "--model", str(tmp_path / "nowhere")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert re.fullmatch(r"error: .*nowhere.*\n", run.stderr)
 
 
 def test_help_imports_nothing_heavy():
