@@ -62,13 +62,13 @@ EXAMPLES = (
     "two trees on a green background",
     "a tiny dog",
 )
-# Setting: label, the slider's ends and step (handy ranges: the rules are SamplingParams'), what it does.
-SLIDERS = {
-    "num_candidates": ("Candidates", 1, MAX_CANDIDATES, 1, "Pictures to draw and rank"),
-    "condition_scale": ("Condition scale", 0, 20, 0.1, "How closely to follow the prompt"),
-    "temperature": ("Temperature", 0.1, 2, 0.05, "Higher is more varied"),
-    "top_k": ("Top-k", 0, 256, 1, "Only the k likeliest codes; 0 is off"),
-    "top_p": ("Top-p", 0.05, 1, 0.05, "Only the likeliest codes, up to this probability; 1 is off"),
+# Setting: label, step, what it does. No ends: SamplingParams refuses what cannot be, where Gradio would change it.
+NUMBERS = {
+    "num_candidates": ("Candidates", 1, f"Pictures to draw and rank, up to {MAX_CANDIDATES}"),
+    "condition_scale": ("Condition scale", 0.1, "How closely to follow the prompt"),
+    "temperature": ("Temperature", 0.05, "Higher is more varied"),
+    "top_k": ("Top-k", 1, "Only the k likeliest codes; 0 is off"),
+    "top_p": ("Top-p", 0.05, "Only the likeliest codes, up to this probability; 1 is off"),
 }
 
 
@@ -167,7 +167,7 @@ def page_generator(
 
     def draw(request: gr.Request, prompt: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
         settings = dict(zip(names, values, strict=True))
-        settings["seed"] = whole((settings["seed"] or "").strip())
+        settings["seed"] = whole(str(settings["seed"] or "").strip())
         shown, told = None, ""  # events repeat themselves, so that Gradio finds out who has gone
         # When a visitor stops or leaves, Gradio closes this generator: closing() passes that on to the pipeline.
         with messages(), closing(pipeline.stream(prompt or "", visitor=request.client.host, **settings)) as events:
@@ -264,12 +264,12 @@ class Page:
 
 def settings_panel(defaults: dalle_mini.SamplingParams) -> dict[str, gr.Component]:
     controls: dict[str, gr.Component] = {}
-    for name, (label, low, high, step, info) in SLIDERS.items():
+    for name, (label, step, info) in NUMBERS.items():
         value = getattr(defaults, name)
-        controls[name] = gr.Slider(low, high, value, step=step, label=label, info=info, min_width=240)
+        controls[name] = gr.Number(value, step=step, label=label, info=info, min_width=120)
     # Not a Number, which shows 0 where it has no value.
     info = "The same seed, the same pictures"
-    controls["seed"] = gr.Textbox(label="Seed", placeholder="random", info=info, min_width=240)
+    controls["seed"] = gr.Textbox(label="Seed", placeholder="random", info=info, min_width=120)
     return controls
 
 
@@ -279,9 +279,7 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             with gr.Row(equal_height=True):
-                # A prompt above max_length is one that the model cuts shorter still, and says so.
-                size: dict[str, Any] = {"max_length": 2000, "scale": 4, "min_width": 240}
-                prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], **size)
+                prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], scale=4, min_width=240)
                 draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw")
                 stop = gr.Button("Stop", variant="stop", min_width=100, elem_id="stop", visible=False)
             samples = [[text] for text in EXAMPLES]
@@ -328,7 +326,7 @@ def connect(page: Page, pipeline: dalle_mini.Pipeline, answers: Answers) -> None
         page_generator(pipeline, answers, list(page.controls)),
         [page.prompt, *page.controls.values()],
         [page.gallery, page.previews, page.told, page.about, page.reuse],
-        preprocess=False,  # Gradio's own "Value 17 is greater than maximum value 16." names no setting
+        preprocess=False,  # what SamplingParams says of a bad value names the setting
         concurrency_limit=None,
         **own,
     )

@@ -453,9 +453,12 @@ def set_candidates(tab: "Tab", candidates: float) -> None:
     if not tab.get_by_placeholder("random").is_visible():
         tab.get_by_role("button", name="Settings").click()
         tab.get_by_placeholder("random").wait_for()
-    box = tab.get_by_label("number input for Candidates")
-    box.fill(f"{candidates:g}")
-    box.press("Tab")
+    set_number(tab, "Candidates", candidates)
+
+
+def set_number(tab: "Tab", label: str, value: float) -> None:
+    tab.get_by_label(label).fill(f"{value:g}")
+    tab.get_by_label(label).press("Tab")
 
 
 @pytest.mark.browser
@@ -474,6 +477,8 @@ def test_prompt_becomes_previews_then_a_ranked_gallery(
     assert list(scores) == sorted(scores, key=float, reverse=True)
     assert len(set(seeds)) == 1
     assert sorted(indices) == [str(i) for i in range(9)]
+    loaded = "() => [...document.querySelectorAll('#gallery .grid-container img')].filter(i => i.naturalWidth).length"
+    page.wait_for_function(f"({loaded})() == 9")
     assert page.get_by_role("button", name=f"Reuse seed {seeds[0]}").is_visible()
     assert re.search(r"seconds per image \d+\.\d\d", page.locator("#about").inner_text())
     assert requested_hosts == {"127.0.0.1"}
@@ -563,18 +568,37 @@ def test_bad_input_on_the_page_is_told_in_one_sentence_and_the_next_request_work
     page.goto(address)
     ask(page, "  ")
     page.get_by_text("prompt must not be empty, got").wait_for()
-    set_candidates(page, 2.5)
-    ask(page, "a tiny dog")
-    page.get_by_text("num_candidates must be a whole number from 1 to 16, got 2.5").wait_for()
-    set_candidates(page, 17)  # the browser itself brings this one back into the range
-    assert page.get_by_label("number input for Candidates").input_value() == "16"
+    for candidates in (2.5, 0, 17):
+        set_candidates(page, candidates)
+        ask(page, "a tiny dog")
+        page.get_by_text(f"num_candidates must be a whole number from 1 to 16, got {candidates:g}").wait_for()
     set_candidates(page, 1)
+    for label, value, usual in (("Temperature", 0, 0.7), ("Top-p", 0, 1), ("Top-p", 1.5, 1), ("Top-k", -3, 50)):
+        set_number(page, label, value)
+        ask(page, "a tiny dog")
+        page.get_by_text(re.compile(rf"{label.lower().replace('-', '_')} must be .*, got {value}\b")).wait_for()
+        set_number(page, label, usual)
     for seed in ("-1", "4294967296", "2.5", "seven"):
         page.get_by_placeholder("random").fill(seed)
         ask(page, "a tiny dog")
         page.get_by_text(re.compile(rf"seed must be a whole number .*, got '?{re.escape(seed)}")).wait_for()
     page.get_by_placeholder("random").fill("")
     ask(page, "a tiny dog")
+    assert len(wait_for_gallery(page, 1)) == 1
+
+
+@pytest.mark.browser
+def test_odd_prompts_are_drawn_from_the_page_and_a_long_one_is_cut_and_said_so(page: "Page", address: str) -> None:
+    page.goto(address)
+    set_candidates(page, 1)
+    for prompt in ODD_PROMPTS:
+        ask(page, prompt)
+        wait_for_gallery(page, 1)
+        page.get_by_role("button", name="Draw").wait_for()
+        page.reload()
+        set_candidates(page, 1)
+    ask(page, "a cat and " * 1000)
+    page.get_by_text("is longer than the model reads and was cut to").wait_for()
     assert len(wait_for_gallery(page, 1)) == 1
 
 
