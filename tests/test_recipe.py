@@ -9,6 +9,7 @@ from dalle_mini.config import MEGA, MINI
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import plan, recipe
 from vqgan.config import VQGANConfig
+from vqgan.train import check
 
 
 def test_every_recipe_of_the_package_is_whole():
@@ -25,6 +26,19 @@ def test_mini_and_mega_have_the_published_sizes():
     assert recipe.load("mini").dalle() == MINI
     assert recipe.load("mega").dalle() == MEGA
     assert recipe.load("mini").vqgan() == recipe.load("mega").vqgan() == VQGANConfig()
+
+
+@pytest.mark.parametrize("name", ["mini", "mega"])
+def test_the_published_vqgan_is_trained_for_photographs(name: str):
+    """With L1 alone it would paint the mean of what may be there, which is a blur."""
+    loaded = recipe.load(name)
+    training = loaded.vqgan_training()
+    assert training.perceptual_weight > 0
+    assert training.discriminator_weight > 0
+    assert training.warmup_steps < training.discriminator_start < training.steps / 2
+    assert (training.ema_decay > 0, training.dtype) == (True, "bfloat16")
+    assert training.consistency_weight == 0  # or train_vqgan refuses pictures of one's own
+    check(loaded.vqgan(), training, devices=8)
 
 
 def test_emoji_has_the_sizes_of_the_embedded_model():
