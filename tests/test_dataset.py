@@ -4,10 +4,11 @@ import csv
 import io
 import itertools
 import json
+import os
 import sys
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from dalle_mini.training.dataset import Row, open_source
-from dalle_mini.training.samples import Report, Sample, read_samples
+from dalle_mini.training.samples import Report, Sample, read_samples, write_json
 
 CAPTIONS = ["a red square", "a green square", "ein blaues Viereck, 🟦"]
 COLOURS = ["red", "green", "blue"]
@@ -188,18 +189,52 @@ def test_useless_picture_is_skipped_under_its_reason_and_the_next_one_comes(pict
 
 
 def test_missing_files_and_captions_are_skipped_under_their_reasons(tmp_path: Path):
-    for name in ("bare", "empty", "latin", "list"):
+    for name in ("bare", "empty", "latin", "list", "nested"):
         (tmp_path / f"{name}.png").write_bytes(PICTURES[0])
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
     (tmp_path / "list.json").write_text('["a cat"]')
-    assert read(tmp_path)[1].skipped == {"no caption": ["bare.png", "empty.png", "latin.png", "list.png"]}
+    (tmp_path / "nested.json").write_text("[" * 100_000)
+    assert read(tmp_path)[1].skipped == {"no caption": ["bare.png", "empty.png", "latin.png", "list.png", "nested.png"]}
     (tmp_path / "list.csv").write_text(
         "key,caption,path\na,a cat,nowhere.png\nb,a cat,\nc\nd,a cat,.\ne,a cat,bare.png\n"
     )
     samples, report = read(tmp_path / "list.csv")
     assert [sample.key for sample in samples] == ["e"]
     assert report.skipped == {"missing file": ["a", "d"], "no picture": ["b", "c"]}
+
+
+def sixteen_bit_png(colour_type: int, channels: int) -> bytes:
+    """All values 0x8010. Pillow reads such a PNG, but writes none."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    header = (40).to_bytes(4) + (30).to_bytes(4) + bytes([16, colour_type, 0, 0, 0])
+    rows = (b"\0" + b"\x80\x10" * channels * 40) * 30
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_names_that_are_no_utf8_stay_different_and_can_be_written(tmp_path: Path):
+    for name, caption in {
+        b"\xff": '"a cat"',
+        b"\xfe": '"a \\ud83d\\ude00 or \\ud800"',
+        b"\xc3\xa4": '"\u00e4"',
+    }.items():
+        (tmp_path / os.fsdecode(name + b".png")).write_bytes(PICTURES[0])
+        (tmp_path / os.fsdecode(name + b".json")).write_text(f'{{"caption": {caption}}}', encoding="utf-8")
+    rows = {sample.key: sample.caption for sample in read(tmp_path)[0]}
+    assert rows == {r"\udcff.png": "a cat", r"\udcfe.png": "a \U0001f600 or \ufffd", "\u00e4.png": "\u00e4"}
+    with tarfile.open(tmp_path / "0.tar", "w", errors="surrogateescape") as tar:
+        add(tar, os.fsdecode(b"\xff.png"), PICTURES[0])
+    assert [row.key for row in open_source(tmp_path / "0.tar")] == [r"\udcff"]
+
+
+def test_a_report_of_a_source_whose_name_is_no_utf8_is_written_and_read(tmp_path: Path):
+    values = {"source": os.fsdecode(b"/data/\xff")}
+    write_json(tmp_path / "report.json", values)
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == values
 
 
 def test_every_kind_of_pixels_becomes_rgb():
@@ -210,6 +245,8 @@ def test_every_kind_of_pixels_becomes_rgb():
         Row("cmyk", "x", encoded(Image.new("CMYK", (40, 30), (0, 255, 255, 0)), "JPEG", quality=95)),
         Row("16 bit", "x", encoded(grey)),
         Row("16 bit tiff", "x", encoded(grey, "TIFF")),
+        Row("16 bit colour", "x", sixteen_bit_png(2, 3)),
+        Row("16 bit and clear", "x", sixteen_bit_png(6, 4)),
         Row("clear", "x", encoded(clear)),
         Row("clear palette", "x", encoded(palette)),
         Row("grey", "x", encoded(Image.new("L", (40, 30), 9))),
@@ -224,6 +261,8 @@ def test_every_kind_of_pixels_becomes_rgb():
     assert colours == {
         "16 bit": (128, 128, 128),
         "16 bit tiff": (128, 128, 128),
+        "16 bit colour": (128, 128, 128),
+        "16 bit and clear": (191, 191, 191),
         "clear": (255, 255, 255),
         "clear palette": (255, 255, 255),
         "grey": (9, 9, 9),
@@ -231,8 +270,8 @@ def test_every_kind_of_pixels_becomes_rgb():
     }
     assert report.converted == {
         "CMYK": ["cmyk"],
-        "16 bit": ["16 bit", "16 bit tiff"],
-        "transparent": ["clear", "clear palette"],
+        "16 bit": ["16 bit", "16 bit tiff", "16 bit colour"],
+        "transparent": ["16 bit and clear", "clear", "clear palette"],
     }
 
 
@@ -336,6 +375,25 @@ def test_hugging_face_dataset_is_streamed_from_its_train_split(monkeypatch: pyte
     assert [sample.caption for sample in samples] == CAPTIONS
     assert [sample.file for sample in samples] == PICTURES
     assert report == Report(read=3)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_hugging_face_dataset_without_pictures_is_refused(streamed: bool, monkeypatch: pytest.MonkeyPatch):
+    class Numbers(FakeDataset):
+        def cast_column(self, name: str, feature: object) -> Any:
+            def cast() -> Iterator[Any]:  # as datasets does it
+                yield pa.array([1]).cast(pa.struct({"bytes": pa.binary()}))
+
+            return cast() if streamed else list(cast())
+
+    train = Numbers([{"jpg": 3, "txt": "a cat"}])
+    fake = SimpleNamespace(load_dataset=lambda name, **settings: train, Image=lambda **settings: settings)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    message = (
+        r"^source must be a dataset with a split 'train' and pictures in it, got 'owner/numbers': Unsupported cast"
+    )
+    with pytest.raises(ValueError, match=message):
+        open_source("owner/numbers")
 
 
 def test_hugging_face_datasets_need_a_library_which_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -1,7 +1,8 @@
 """Pictures with captions from wherever people keep them, opened by looking at the source.
 
 Contract: `open_source` gives the rows of a source in one fixed order, pictures not decoded and one row in memory at a
-time. A row that has no picture says why; only a source without anything that could be read is an error. A source is
+time. A row that has no picture says why; only a source without anything that could be read is an error. Keys and
+captions can be written as UTF-8, whatever the source has. A source is
 
     pictures      a folder, at any depth, with cat.txt or cat.json ({"caption": ...}) beside cat.jpg
     tables        .csv, .tsv or .parquet, one or a folder of them: a caption column and a picture column, which holds
@@ -20,6 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dalle_mini.text import without_surrogates
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -44,6 +47,16 @@ def open_source(source: str | Path) -> Iterator[Row]:
 
     Raises ValueError if there is nothing that can be read, or a table has no column of captions or of pictures.
     """
+    return map(_writable, _open(source))
+
+
+def _writable(row: Row) -> Row:
+    """File names may be any bytes. What is not UTF-8 in a key is spelled out, so that keys stay as different."""
+    key = row.key.encode(errors="backslashreplace").decode()
+    return row._replace(key=key, caption=None if row.caption is None else without_surrogates(row.caption))
+
+
+def _open(source: str | Path) -> Iterator[Row]:
     path = Path(source)
     if not os.path.exists(source):  # unlike Path.exists, false for what is too long or odd to be a path
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(source)):
@@ -91,7 +104,7 @@ def _caption(text: bytes | None, meta: bytes | None) -> str | None:
         if text is not None:
             return text.decode("utf-8-sig")
         values = json.loads(meta or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for what is nested too deeply
         return None
     name = _find(CAPTION_NAMES, values) if isinstance(values, dict) else None
     return values[name] if name and isinstance(values[name], str) else None
@@ -198,10 +211,12 @@ def _hugging_face(location: str) -> Iterator[Row]:
             dataset = datasets.load_dataset(repo, revision=revision or None, streaming=True)
         if isinstance(dataset, Mapping):  # by split
             dataset = dataset["train"]
-        names = _table_names(dataset.column_names or list(next(iter(dataset))), location)
+        names = _table_names(dataset.column_names or list(next(iter(dataset), {})), location)
         dataset = dataset.cast_column(names[1], datasets.Image(decode=False))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"source must be a dataset with a split 'train', got {location!r}: {error}") from None
+        next(iter(dataset), None)  # what is streamed is only cast as it is read
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:  # the last two are pyarrow's
+        rule = "source must be a dataset with a split 'train' and pictures in it"
+        raise ValueError(f"{rule}, got {location!r}: {error}") from None
     return _rows(dataset, names, location)
 
 

@@ -123,7 +123,9 @@ def decode_picture(file: bytes) -> tuple[Image.Image, str]:
             # A phone's JPEG often has a second picture, of depth or a preview, which makes it an "animated" MPO.
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 raise PictureError("animated")
-            return _to_rgb(ImageOps.exif_transpose(image))
+            deep = any(";16" in str(tile.args) for tile in image.tile)  # its raw mode: in colour, the mode says 8 bits
+            rgb, conversion = _to_rgb(ImageOps.exif_transpose(image))
+            return rgb, conversion or ("16 bit" if deep else "")
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -148,7 +150,9 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str]:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """The file appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    # The name of a source may be no UTF-8; what Python then writes, \udcff, is how JSON escapes it.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
 
 
