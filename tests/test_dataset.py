@@ -73,6 +73,24 @@ def table_of_paths(folder: Path, suffix: str = ".csv") -> Path:
     return path
 
 
+def lines_of_json(folder: Path) -> Path:
+    """Hugging Face's image folder."""
+    rows = zip(write_pictures(folder), CAPTIONS, strict=True)
+    lines = [json.dumps({"file_name": name, "text": text}, ensure_ascii=False) for name, text in rows]
+    (folder / "metadata.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def hub_dataset(folder: Path) -> Path:
+    """As it is downloaded, with a picture for its page."""
+    parquet(folder / "data", pa.array(PICTURES))
+    for number in range(2):
+        (folder / "data" / f"{number}.parquet").rename(folder / "data" / f"train-0000{number}-of-00002.parquet")
+    pq.write_table(pa.table({"caption": ["a test"], "image": [PICTURES[0]]}), folder / "data/test-0-of-1.parquet")
+    (folder / "thumbnail.png").write_bytes(PICTURES[0])
+    return folder
+
+
 def parquet(folder: Path, images: pa.Array) -> Path:
     folder.mkdir(exist_ok=True)
     table = pa.table({"caption": CAPTIONS, "image": images, "id": [7, 8, 9]})
@@ -124,9 +142,22 @@ def pictures_of_img2dataset(folder: Path) -> Path:
         lambda folder: table_of_paths(folder).parent,
         lambda folder: parquet(folder / "table", pa.array(PICTURES)),
         hugging_face_table,
+        lines_of_json,
+        hub_dataset,
         shards,
     ],
-    ids=["pictures", "img2dataset's", "csv", "tsv", "folder of csv", "parquet", "hugging face's", "shards"],
+    ids=[
+        "pictures",
+        "img2dataset's",
+        "csv",
+        "tsv",
+        "folder of csv",
+        "parquet",
+        "hugging face's",
+        "lines of json",
+        "hub",
+        "shards",
+    ],
 )
 def test_every_kind_of_source_gives_the_same_samples(make: Callable[[Path], Path], tmp_path: Path):
     samples, report = read(make(tmp_path))
@@ -214,6 +245,28 @@ def sixteen_bit_png(colour_type: int, channels: int) -> bytes:
     rows = (b"\0" + b"\x80\x10" * channels * 40) * 30
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_a_txt_that_says_nothing_hides_no_json(tmp_path: Path):
+    for name, text in {"none": b"", "blank": b"\xef\xbb\xbf \n", "latin": "K\u00e4se".encode("latin-1")}.items():
+        (tmp_path / f"{name}.png").write_bytes(PICTURES[0])
+        (tmp_path / f"{name}.txt").write_bytes(text)
+        (tmp_path / f"{name}.json").write_text('{"caption": "a cat"}')
+    assert [sample.caption for sample in read(tmp_path)[0]] == ["a cat"] * 3
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"file_name": "1.pn', "[" * 100_000], ids=["list", "half", "nested"])
+def test_the_rest_of_damaged_lines_of_json_is_skipped_and_a_line_may_lack_anything(line: str, tmp_path: Path):
+    (tmp_path / "1.png").write_bytes(PICTURES[0])
+    lines = ['{"file_name": "1.png", "text": "a cat"}', '{"text": "a dog"}', '{"file_name": "1.png"}', line, "{}"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    samples, report = read(tmp_path)
+    assert [sample.caption for sample in samples] == ["a cat"]
+    assert report.skipped == {
+        "no picture": ["metadata.jsonl:1"],
+        "no caption": ["1.png"],
+        "damaged file": ["metadata.jsonl"],
+    }
 
 
 def test_names_that_are_no_utf8_stay_different_and_can_be_written(tmp_path: Path):
@@ -329,10 +382,11 @@ def test_many_rows_keep_their_order_and_no_more_are_read_than_needed():
     [
         ({}, "source must hold pictures, tar shards or tables with a picture column, got "),
         ({"a.parquet": b"PAR1"}, "source must be a table that can be read, got "),
+        ({"a.jsonl": b"[" * 100_000}, "source must be a table that can be read, got "),
         ({"a.csv": b"caption,url\nx,y"}, "source must hold pictures, tar shards or tables"),
         ({"a.csv": b"image,url\nx,y"}, "a.csv must have a column of captions (caption, text, txt, prompt, "),
     ],
-    ids=["empty", "damaged", "no pictures", "no captions"],
+    ids=["empty", "damaged", "nested", "no pictures", "no captions"],
 )
 def test_source_that_holds_nothing_is_refused(content: dict[str, bytes], message: str, tmp_path: Path):
     for name, data in content.items():

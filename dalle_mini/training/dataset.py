@@ -5,8 +5,9 @@ time. A row that has no picture says why; only a source without anything that co
 captions can be written as UTF-8, whatever the source has. A source is
 
     pictures      a folder, at any depth, with cat.txt or cat.json ({"caption": ...}) beside cat.jpg
-    tables        .csv, .tsv or .parquet, one or a folder of them: a caption column and a picture column, which holds
-                  paths (relative to the table), encoded pictures or Hugging Face's {"bytes", "path"}
+    tables        .csv, .tsv, .jsonl or .parquet, one or a folder of them, or of a downloaded hub dataset the split
+                  "train": a caption column and a picture column, which holds paths (relative to the table), encoded
+                  pictures or Hugging Face's {"bytes", "path"}
     tar shards    as img2dataset writes them, one or a folder of them: 000000001.jpg, .txt and .json
     Hugging Face  a folder that `save_to_disk` wrote, or a hub id owner/name[@revision], streamed; the split "train"
 """
@@ -18,6 +19,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ from typing import Any, NamedTuple
 from dalle_mini.text import without_surrogates
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 # Columns of tables and entries of JSON files; of several, the first of this order is taken.
 CAPTION_NAMES = ("caption", "text", "txt", "prompt", "description", "title")
 PICTURE_NAMES = ("image", "img", "jpg", "png", "bytes", "path", "file", "file_name", "filename", "filepath")
@@ -78,6 +80,8 @@ def _open(source: str | Path) -> Iterator[Row]:
     tables = sorted(table for table in path.iterdir() if table.suffix in TABLES)
     if tables and _find(PICTURE_NAMES, _columns(tables[0])):
         return _tables(tables)
+    if tables := sorted(path.glob("data/train-*.parquet")):
+        return _tables(tables)
     return _folder(path)
 
 
@@ -99,15 +103,18 @@ def _folder(folder: Path) -> Iterator[Row]:
 
 
 def _caption(text: bytes | None, meta: bytes | None) -> str | None:
-    """From the content of a .txt or else a .json file; None if neither holds one."""
-    try:
-        if text is not None:
-            return text.decode("utf-8-sig")
+    """From the content of a .txt or else a .json file; of neither, what is blank or None."""
+    caption = None
+    with suppress(UnicodeDecodeError):
+        caption = text.decode("utf-8-sig") if text else None
+    if caption and caption.strip():
+        return caption
+    with suppress(ValueError, RecursionError):  # the latter for what is nested too deeply
         values = json.loads(meta or b"{}")
-    except (ValueError, RecursionError):  # the latter for what is nested too deeply
-        return None
-    name = _find(CAPTION_NAMES, values) if isinstance(values, dict) else None
-    return values[name] if name and isinstance(values[name], str) else None
+        name = _find(CAPTION_NAMES, values) if isinstance(values, dict) else None
+        if name and isinstance(values[name], str):
+            return values[name]
+    return caption
 
 
 def _shards(paths: Sequence[Path]) -> Iterator[Row]:
@@ -135,7 +142,7 @@ def _until_damaged(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
     """The rest of a damaged file is one row that says so."""
     try:
         yield from rows
-    except (OSError, EOFError, ValueError, tarfile.TarError, csv.Error):
+    except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError, csv.Error):
         yield Row(path.name, None, None, "damaged file")
 
 
@@ -153,7 +160,19 @@ def _table_rows(path: Path) -> Iterator[Row]:
             yield from _rows((record for batch in batches for record in batch.to_pylist()), names, path)
     else:
         with path.open(encoding="utf-8-sig", newline="") as text:
-            yield from _rows(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","), names, path)
+            yield from _rows(_records(text, path.suffix), names, path)
+
+
+def _records(text: Iterable[str], suffix: str) -> Iterator[Mapping[str, Any]]:
+    """Of a table that is no Parquet file."""
+    if suffix != ".jsonl":
+        yield from csv.DictReader(text, delimiter="\t" if suffix == ".tsv" else ",")
+        return
+    for line in filter(str.strip, text):
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError(f"a line must be a JSON object, got {line[:40]!r}")
+        yield record
 
 
 def _columns(path: Path) -> list[str]:
@@ -161,8 +180,10 @@ def _columns(path: Path) -> list[str]:
         if path.suffix == ".parquet":
             return optional("pyarrow.parquet", f"to read {path}").read_schema(path).names
         with path.open(encoding="utf-8-sig", newline="") as text:
+            if path.suffix == ".jsonl":
+                return list(next(_records(text, path.suffix), {}))
             return next(csv.reader(text, delimiter="\t" if path.suffix == ".tsv" else ","), [])
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"source must be a table that can be read, got {str(path)!r}: {error}") from None
 
 
@@ -191,12 +212,12 @@ def _rows(
     """Table rows; paths in them are relative to the folder of `source`."""
     caption, picture, key = names
     for number, record in enumerate(records):
-        text, cell = record[caption], record[picture]
+        text, cell = record.get(caption), record.get(picture)  # a line of JSON may lack either
         if isinstance(cell, Mapping):
             cell = cell.get("bytes") or cell.get("path")
         path = cell if isinstance(cell, str) and cell else None
         file = Path(source).parent / path if path else cell if isinstance(cell, bytes) and cell else None
-        name = record[key] if key else path or f"{Path(source).name}:{number}"
+        name = record.get(key) if key else path or f"{Path(source).name}:{number}"
         yield Row(str(name), text if isinstance(text, str) else None, file)
 
 
