@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
@@ -150,21 +151,38 @@ def test_a_finished_encode_is_not_encoded_again(
     assert content(out) == content(shards)
 
 
-@pytest.mark.parametrize("change", ["caption", "one more", "one less", "size of a shard"])
+@pytest.mark.parametrize("change", ["caption", "picture", "one more", "one less", "size of a shard"])
 def test_a_source_that_changed_is_refused(change: str, source: Path, shards: Path, painter: VQGAN, tmp_path: Path):
     changed, out = copy(source, tmp_path / "source"), copy(shards, tmp_path / "out")
     if change == "caption":
         (changed / "12.txt").write_text("another caption")
+    elif change == "picture":
+        (changed / "12.png").write_bytes((source / "13.png").read_bytes())
     elif change == "one more":
         (changed / "99.png").write_bytes(b"")
     elif change == "one less":
         (changed / "21.png").unlink()
     shard_rows = SHARD_ROWS - (change == "size of a shard")
-    with pytest.raises(ValueError, match=r"0000\d.parquet must be of the same rows of the same source, got others"):
+    what = "pictures as the source has" if change == "picture" else "rows of the same source"
+    with pytest.raises(ValueError, match=rf"0000\d.parquet must be of the same {what}, got others: use"):
         encode(changed, painter, out=out, shard_rows=shard_rows)
     assert {name: data for name, data in content(out).items() if name in SHARDS} == {
         name: data for name, data in content(shards).items() if name in SHARDS
     }
+
+
+def test_a_shard_that_does_not_say_which_pictures_it_is_of_is_kept(
+    source: Path, shards: Path, painter: VQGAN, tmp_path: Path
+):
+    """As it was written before shards said so."""
+    out = copy(shards, tmp_path / "out")
+    table = pq.read_table(out / SHARDS[0])
+    facts = json.loads(table.schema.metadata[encoding.FACTS])
+    del facts["pictures"]
+    pq.write_table(table.replace_schema_metadata({encoding.FACTS: json.dumps(facts)}), out / SHARDS[0])
+    before = (out / SHARDS[0]).read_bytes()
+    encode(source, painter, out=out, shard_rows=SHARD_ROWS)
+    assert (out / SHARDS[0]).read_bytes() == before
 
 
 def test_shards_of_another_vqgan_are_refused_by_name(source: Path, shards: Path, painter: VQGAN, tmp_path: Path):

@@ -43,6 +43,13 @@ class Row(NamedTuple):
     file: Path | bytes | None
     problem: str = "no picture"
 
+    def read(self) -> bytes | None:
+        """The encoded picture; None if there is none or its file cannot be read."""
+        try:
+            return self.file.read_bytes() if isinstance(self.file, Path) else self.file
+        except (OSError, ValueError):  # the latter for a name that no file can have
+            return None
+
 
 def open_source(source: str | Path) -> Iterator[Row]:
     """The rows of any source; see the legend at the top of the file.

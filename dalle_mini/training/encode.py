@@ -36,7 +36,9 @@ SHARD_ROWS = 1000  # at a second a picture, what a stopped encode loses is at mo
 STATISTICS, SHEET = "statistics.json", "sheet.png"
 SHEET_PICTURES = 16
 HELD_BACK = 0.02  # of the keys: what the validation loss and the sample sheets of training are made of
-FACTS = b"dalle_mini"  # the entry of a shard's metadata: JSON of "vqgan", "source" (hash) and "report"
+# The entry of a shard's metadata: JSON of "vqgan", "report", and hashes of the rows: "source" of keys and captions,
+# "pictures" of the files.
+FACTS = b"dalle_mini"
 
 
 class Encoded(NamedTuple):
@@ -85,34 +87,36 @@ def encode(source: str | Path, vqgan: VQGAN, *, out: Path, shard_rows: int = SHA
             path, part, report = out / f"{number:05d}.parquet", _Part(islice(rows, shard_rows), bar), Report()
             if path.exists():
                 deque(part, maxlen=0)
-                _check(path, identity, part.digest)
+                _check(path, identity, part)
             else:
                 table = _encode_samples(read_samples(part, report), painters, pool)
                 if part.rows:
-                    facts = {"vqgan": identity, "source": part.digest, "report": dataclasses.asdict(report)}
-                    _write(path, table, facts)
+                    _write(path, table, {"vqgan": identity, **part.hashes, "report": dataclasses.asdict(report)})
             if part.rows < shard_rows:
                 break
     return _finish(out, vqgan)
 
 
 class _Part:
-    """The rows of one shard in passing, and a hash that tells whether they are those the shard was made of."""
+    """The rows of one shard in passing, and hashes that tell whether they are those the shard was made of."""
 
     def __init__(self, rows: Iterable[Row], bar: tqdm) -> None:
         self.rows = 0
-        self._source, self._bar, self._hash = rows, bar, hashlib.sha256()
+        self._source, self._bar = rows, bar
+        self._texts, self._pictures = hashlib.sha256(), hashlib.sha256()
 
     def __iter__(self) -> Iterator[Row]:
         for row in self._source:
             self.rows += 1
             self._bar.update()
-            self._hash.update(repr((row.key, row.caption)).encode(errors="backslashreplace"))
-            yield row
+            content = row.read()
+            self._texts.update(repr((row.key, row.caption)).encode())
+            self._pictures.update(hashlib.sha256(content or b"").digest())
+            yield row if content is None else row._replace(file=content)  # which reads no file twice
 
     @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
+    def hashes(self) -> dict[str, str]:
+        return {"source": self._texts.hexdigest(), "pictures": self._pictures.hexdigest()}
 
 
 def _encode_samples(samples: Iterator[Sample], painters: Sequence[VQGAN], pool: ThreadPoolExecutor) -> dict[str, Any]:
@@ -155,15 +159,18 @@ def _read(path: Path) -> tuple[list[str], UInt16[np.ndarray, "M T"], dict[str, A
         raise ValueError(f"{path} must be a whole shard that encode wrote: {type(error).__name__}: {error}") from None
 
 
-def _check(path: Path, identity: dict[str, Any], source: str) -> None:
+def _check(path: Path, identity: dict[str, Any], part: _Part) -> None:
     """A shard that is there already must be the one that would be written."""
     _, _, facts, _ = _read(path)
     if facts["vqgan"] != identity:
         raise ValueError(
             f"{path} must be of the VQGAN {_name(identity)}, got {_name(facts['vqgan'])}: use a new folder"
         )
-    if facts["source"] != source:
+    hashes = part.hashes
+    if facts["source"] != hashes["source"]:
         raise ValueError(f"{path} must be of the same rows of the same source, got others: use a new folder")
+    if facts.get("pictures", hashes["pictures"]) != hashes["pictures"]:  # older shards do not say
+        raise ValueError(f"{path} must be of the same pictures as the source has, got others: use a new folder")
 
 
 def _name(identity: dict[str, Any]) -> str:

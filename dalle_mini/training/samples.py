@@ -101,10 +101,9 @@ def _decode(row: Row) -> tuple[Sample, str]:
     caption = " ".join((row.caption or "").split())
     if not caption:
         raise PictureError("no caption")
-    try:
-        file = row.file.read_bytes() if isinstance(row.file, Path) else row.file
-    except (OSError, ValueError):  # the latter for a name that no file can have
-        raise PictureError("missing file") from None
+    file = row.read()
+    if file is None:
+        raise PictureError("missing file")
     image, conversion = decode_picture(file)
     return Sample(key=row.key, caption=caption, image=image, file=file), conversion
 
