@@ -1,5 +1,6 @@
 """What is published is what was trained, to the bit, in both layouts; a card that guesses nothing; all or nothing."""
 
+import dataclasses
 import filecmp
 import json
 import os
@@ -24,6 +25,8 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.load import _server
 from dalle_mini.training.publish import publish, published_settings
+from dalle_mini.training.samples import write_json
+from dalle_mini.training.step import DalleTrainConfig
 from vqgan.checkpoint import CheckpointError, read_params, write_safetensors
 
 LAYOUTS = [("safetensors", False), ("msgpack", False), ("msgpack", True)]
@@ -248,8 +251,11 @@ def test_bad_input_is_one_line(options: list[str], line: str, tmp_path: Path, ca
 
 
 def test_the_card_says_what_the_run_left_behind(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for stage in ("vqgan", "dalle"):
+    for stage in ("vqgan", "dalle", "clip"):
         (run / stage).mkdir()
+    recipe = dataclasses.asdict(DalleTrainConfig(steps=600, batch_size=48, seed=3))
+    write_json(run / "dalle" / "config.json", {"sizes": {}, "recipe": recipe, "data": {"examples": 12000}})
+    (run / "clip" / "metrics.jsonl").write_text('{"step": 30, "loss": 1.5}')
     rows = [{"step": 500, "loss": 4.0, "validation_loss": 4.5}, {"step": 520, "loss": 3.875}]
     text = "\n".join(map(json.dumps, rows)) + '\n{"step": 54'  # killed while it wrote
     (run / "dalle" / "metrics.jsonl").write_text(text)
@@ -279,6 +285,8 @@ def test_the_card_says_what_the_run_left_behind(run: Path, tmp_path: Path, capsy
         "7.25 words on average",
         "60 of 64, with a perplexity of 41.5",
         "| dalle | 520 | loss 3.875, validation loss 4.5 |",
+        "- dalle, by recipe: steps 600, batch size 48, optimiser muon, learning rate 0.02, warmup steps 50, seed 3.",
+        "**[AUTHOR: batch size, optimiser and seed of clip; machine and time.]**",
         "4.321 nats a code on 150 rows",
         "PSNR 21.5 dB, SSIM 0.71",
         "| 1.5 | best | 0.287 | 12.5 |",
@@ -315,6 +323,14 @@ def test_statistics_are_found_in_their_folder_and_a_bad_file_is_named(run: Path,
     (tmp_path / "statistics.json").write_text("{}")
     with pytest.raises(ValueError, match=r"statistics must have read, kept, .*without read, kept, skipped, vqgan"):
         publish(run / "model", tmp_path / "more", statistics=tmp_path)
+
+
+def test_a_config_of_the_run_that_cannot_be_read_is_named(run: Path, tmp_path: Path):
+    (run / "dalle").mkdir()
+    (run / "dalle" / "metrics.jsonl").write_text('{"step": 30, "loss": 1.5}')
+    (run / "dalle" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"dalle's config.json must be a JSON file that can be read, got "):
+        publish(run / "model", tmp_path / "out")
 
 
 def test_an_original_vqgan_reader_is_warned_of_other_groups(tmp_path: Path):

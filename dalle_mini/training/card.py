@@ -13,7 +13,8 @@ import numpy as np
 from flax import traverse_util
 from huggingface_hub import ModelCardData
 
-STATISTICS, METRICS = "statistics.json", "metrics.jsonl"
+STATISTICS, METRICS, CONFIG = "statistics.json", "metrics.jsonl", "config.json"
+SETTINGS = ("steps", "batch_size", "optimiser", "learning_rate", "warmup_steps", "seed")  # of a recipe: in the card
 LICENCE = "author-please-choose"  # the hub takes any name with license: other
 ROLES = {
     "dalle": "tokens to codes",
@@ -41,6 +42,7 @@ class Facts(NamedTuple):
     """What a run's files say; empty where there are none."""
 
     training: dict[str, dict[str, float]]  # stage of the run -> the last value of each metric, and the step
+    recipes: dict[str, dict[str, Any]]  # stage of the run -> what it was begun with
     statistics: dict[str, Any]
     report: dict[str, Any]
 
@@ -49,15 +51,21 @@ class Facts(NamedTuple):
         """Of a model folder; of its run too, if it is RUN/model. Raises ValueError for a file that cannot be read."""
         run = folder.resolve().parent
         in_run = folder.resolve().name == "model"
-        training = (
-            {path.parent.name: _last_metrics(path) for path in sorted(run.glob(f"*/{METRICS}"))} if in_run else {}
-        )
+        logs = sorted(run.glob(f"*/{METRICS}")) if in_run else []
+        training = {path.parent.name: values for path in logs if (values := _last_metrics(path))}
+        configs = {stage: run / stage / CONFIG for stage in training}
+        recipes = {
+            stage: _read(f"{stage}'s {CONFIG}", path, needed=("recipe",))["recipe"]
+            for stage, path in configs.items()
+            if path.exists()
+        }
         if statistics is None and in_run:
             statistics = next(iter(sorted([*run.glob(STATISTICS), *run.glob(f"*/{STATISTICS}")])), None)
         elif statistics is not None and statistics.is_dir():
             statistics = statistics / STATISTICS
         return cls(
-            {stage: values for stage, values in training.items() if values},
+            training,
+            recipes,
             _read("statistics", statistics, needed=("read", "kept", "skipped", "vqgan")),
             _read("report", report, needed=("captions", "drawn", "reconstruction", "validation_loss")),
         )
@@ -101,7 +109,7 @@ def write_card(path: Path, *, name: str, layout: str, parts: Sequence[Part], fac
         _details(parts, layout),
         _use(name),
         _data(facts.statistics),
-        _training(facts.training),
+        _training(facts.training, facts.recipes),
         _performance(facts.report),
         _limitations(parts, layout, facts.report),
         "## Licence\n\n**[AUTHOR: choose a licence, write its name here and in the head of this file, and say whose "
@@ -170,7 +178,7 @@ def _data(statistics: Mapping[str, Any]) -> str:
     return f"## Training data\n\n{text} {where}"
 
 
-def _training(training: Mapping[str, Mapping[str, float]]) -> str:
+def _training(training: Mapping[str, Mapping[str, float]], recipes: Mapping[str, Mapping[str, Any]]) -> str:
     if not training:
         return "## Training\n\n**[AUTHOR: steps, batch size, optimiser, seed, machine and time.]**"
     rows = []
@@ -178,7 +186,16 @@ def _training(training: Mapping[str, Mapping[str, float]]) -> str:
         shown = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items() if name != "step"]
         rows.append((stage, f"{values.get('step', 0):,.0f}", ", ".join(shown)))
     table = _table(("stage", "steps", "the last that was logged"), rows)
-    return f"## Training\n\n{table}\n\n**[AUTHOR: batch size, optimiser, seed, machine and time.]**"
+    lines = [f"- {stage}, by recipe: {_settings(recipe)}." for stage, recipe in recipes.items()]
+    unsaid = ", ".join(stage for stage in training if stage not in recipes)
+    lines.append(
+        f"- **[AUTHOR: {f'batch size, optimiser and seed of {unsaid}; ' if unsaid else ''}machine and time.]**"
+    )
+    return f"## Training\n\n{table}\n\n" + "\n".join(lines)
+
+
+def _settings(recipe: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {recipe[name]}" for name in SETTINGS if name in recipe)
 
 
 def _performance(report: Mapping[str, Any]) -> str:
