@@ -24,18 +24,24 @@ from dalle_mini.training.samples import Report, Sample, read_samples, write_json
 
 FILTERED, REPORT = "filtered.parquet", "report.json"
 ROW_GROUP = 64  # samples in memory before they are written
+SHORT = 4  # words
 
 WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 # What a whole-token address, tag or file name looks like.
 NOISE = re.compile(
     r"https?://|www\.|[#@]\w|\S+\.(?:com|net|org|html?|jpe?g|png|gif|webp)\b|(?=\w*_)\w*\d", re.IGNORECASE
 )
-MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+MONTH = r"(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec|january|february|march|april|august|september"
+MONTH += r"|october|november|december)\b\.?"
+# A credit begins a caption and is of someone or some day: "a picture by Monet" and "photo by the sea" are of something.
 BOILERPLATE = re.compile(
-    rf"""\b(?:
-    (?:\w+\s+)?(?:photographed|photo(?:graph)?|picture|image|taken|uploaded|posted|published|created|updated)
-        \s+(?:on|by|courtesy\s+of)\b
-    | (?:stock|royalty[\s-]free|file)\s+(?:photo(?:graph|graphy)?|image|picture|illustration|vector|footage)s?
+    rf"""\A\W*(?:
+    (?:(?:photo(?:graph)?|picture|image)\s+)?
+        (?:photographed|taken|uploaded|posted|published|created|updated)\s+(?:on|by|courtesy\s+of)
+    | (?:photo(?:graph)?|picture|image)\s+(?:by|courtesy\s+of)
+    )\b(?!\s+(?:an?|the|my|his|her|our|their)\b)
+    | \b(?:
+    (?:stock|royalty[\s-]free|file)\s+(?:photo(?:graph|graphy)?|image|picture|illustration|vector|footage)s?
     | (?:image|photo|picture|figure|fig\.?|page|slide|img|dsc)\s*\d+(?:\s+of\s+\d+)?
     | (?:no\s+)?(?:image|photo|picture|caption|description)\s+(?:not\s+)?available | image\s+may\s+contain
     | (?:getty|shutterstock|istock(?:photo)?|alamy|dreamstime|fotolia|depositphotos)(?:\s+images)?
@@ -55,7 +61,9 @@ class FilterConfig:
     min_words: int = 2
     max_words: int = 100  # a paragraph; the published models read 64 tokens
     language: str = "en"
-    language_odds: float = 50.0  # high, because there is little to tell the language of a few words from
+    language_odds: float = 50.0
+    # Of captions of up to SHORT words, which are little to tell a language from: "a llama" looks 1140 times as Quechua.
+    short_language_odds: float = 2000.0
     max_boilerplate: float = 0.5
     max_noise: float = 0.3
     max_repetition: float = 0.5
@@ -100,6 +108,7 @@ RANGES = {
     "min_words": (1, 1000),
     "max_words": (1, 1000),
     "language_odds": (1, 1e9),
+    "short_language_odds": (1, 1e9),
     "max_aspect_ratio": (1, 1000),
     "min_side": (1, 10_000),
     "max_thumbnail_difference": (0, 255),
@@ -122,11 +131,14 @@ def too_many_words(sample: Sample, config: FilterConfig) -> bool:
 
 
 def other_language(sample: Sample, config: FilterConfig) -> bool:
-    """Some other language is more than language_odds times as likely as the wanted one."""
+    """Some other language is more than language_odds times as likely (short_language_odds: for up to 4 words)."""
     chances = dict(_identifier().rank(sample.caption))
     if config.language not in chances:
         raise ValueError(f"language must be one of {', '.join(sorted(chances))}, got {config.language!r}")
-    return max(chances.values()) > config.language_odds * chances[config.language]
+    odds = config.language_odds
+    if len(words_of(sample.caption)) <= SHORT:
+        odds = max(odds, config.short_language_odds)
+    return max(chances.values()) > odds * chances[config.language]
 
 
 def mostly_boilerplate(sample: Sample, config: FilterConfig) -> bool:
