@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from gradio_client import Client
@@ -38,6 +39,8 @@ from dalle_mini.serving import web
 from dalle_mini.serving.answers import Answers
 from dalle_mini.serving.limits import Limits
 from dalle_mini.serving.scheduler import ClosedError, Waiting
+from dalle_mini.training.emoji import CENTRES, GRID, HUGE, NORMAL, SMALL, Scene, Sprite, World
+from dalle_mini.training.evaluate import judge
 
 if TYPE_CHECKING:
     from playwright.sync_api import FrameLocator, Page
@@ -131,6 +134,38 @@ def crowded(emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iter
         visit.close()
     gate.set()
     assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)
+
+
+# What the page offers
+
+
+def alone(name: str, size: int) -> tuple[Sprite, ...]:
+    return (Sprite(name=name, size=size, row=(GRID - size) // 2, column=(GRID - size) // 2),)
+
+
+MEANT = {  # in the words of the world: objects and, where one is named, the background
+    "a cat left of a pizza": (World._place(["cat", "pizza"], CENTRES["left"]), None),
+    "a red apple on a blue background": (alone("apple", NORMAL), "blue"),
+    "three hearts": (World._place(["heart"] * 3, CENTRES[3]), None),
+    "an avocado on a yellow background": (alone("avocado", NORMAL), "yellow"),
+    "a robot under a rainbow": (World._place(["robot", "rainbow"], CENTRES["below"]), None),
+    "a big strawberry": (alone("strawberry", HUGE), None),
+    "two trees on a green background": (World._place(["tree"] * 2, CENTRES[2]), "green"),
+    "a tiny dog": (alone("dog", SMALL), None),
+}
+
+
+@pytest.mark.parametrize("prompt", app.EXAMPLES)
+def test_what_the_page_offers_is_drawn_as_it_says(emoji: dalle_mini.Pipeline, prompt: str) -> None:
+    """The best of nine, by templates and not by CLIP."""
+    sprites, background = MEANT[prompt]
+    named = background is not None
+    scene = Scene(kind="any", sprites=sprites, background=background or "white", caption=prompt, names_background=named)
+    world = World(emoji.resolution)
+    for seed in range(5):
+        verdict = judge(world, scene, np.asarray(emoji.generate(prompt, seed=seed)[0].image))
+        assert verdict.objects, seed
+        assert verdict.background or not named, seed
 
 
 # The API
