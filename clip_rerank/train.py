@@ -83,6 +83,8 @@ class ClipTrainConfig:
             value, by = getattr(self, name), getattr(self, divisor)
             if value < 1 or by < 1 or value % by:
                 raise ValueError(f"{name} must be a multiple of {divisor} = {by}, got {value}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
         if self.context_length < 3:
             raise ValueError(f"context_length must be >= 3, a word and its frame, got {self.context_length}")
         if not 0 <= self.warmup_steps < self.steps:
@@ -262,7 +264,8 @@ def _metrics(out: Path, start: int) -> TextIO:
     """metrics.jsonl opened for more lines, without those that the resumed run will write again."""
     path = out / "metrics.jsonl"
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    path.write_text("".join(line for line in lines if json.loads(line)["step"] <= start), "utf-8")
+    whole = [line for line in lines if line.endswith("\n")]  # a killed run may have left half a line
+    path.write_text("".join(line for line in whole if json.loads(line)["step"] <= start), "utf-8")
     return path.open("a", encoding="utf-8")
 
 

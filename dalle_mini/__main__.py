@@ -183,6 +183,7 @@ def train_vqgan(
     from dalle_mini.training import recipe as recipes
 
     loaded = recipes.load(recipe, settings or [])
+    _make_folder(run, "run")
     if _own(recipe, data):
         from dalle_mini.training import pictures
 
@@ -200,6 +201,7 @@ def train_decoder(run: Run = Path("runs/emoji")) -> None:
     from dalle_mini.training import embedded
     from dalle_mini.training import recipe as recipes
 
+    _make_folder(run, "run")
     embedded.train_decoder(run, recipes.load("emoji"))
 
 
@@ -229,6 +231,7 @@ def train_dalle(
 
         typer.echo(plan.dry_run(loaded.dalle(), loaded.dalle_training(), devices))
         return
+    _make_folder(run, "run")
     if distributed:
         from dalle_mini.training import sharding
 
@@ -251,6 +254,7 @@ def train_clip(
     from dalle_mini.training import recipe as recipes
 
     loaded = recipes.load(recipe, settings or [])
+    _make_folder(run, "run")
     if _own(recipe, data):
         from dalle_mini.training import pictures
 
@@ -365,13 +369,13 @@ def serve(context: typer.Context) -> None:
     runpy.run_path(page, run_name="__main__")
 
 
-def _make_folder(out: Path) -> None:
+def _make_folder(out: Path, name: str = "out") -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise ValueError(f"out must be a folder that can be written, got {str(out)!r}") from error
+        raise ValueError(f"{name} must be a folder that can be written, got {str(out)!r}") from error
 
 
 def _read_picture(path: Path) -> Image.Image:
@@ -420,6 +424,8 @@ def main(arguments: Sequence[str]) -> int:
         return app(arguments or ["--help"], prog_name="python -m dalle_mini", standalone_mode=False) or 0
     except (typer.TyperException, ValueError, OSError) as error:
         return _refuse(error)
+    except MemoryError as error:
+        return _refuse(MemoryError(f"the memory must hold a whole step, got {error}: lower batch_size"))
     except _checkpoint_error() as error:  # looked up only when an error gets this far
         return _refuse(error)
 

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
-from vqgan.checkpoint import check_params, read_params, write_safetensors
+from vqgan.checkpoint import check_params, read_params, write_safetensors, write_text
 
 # Our name of a module -> its published one, which numbers modules of a kind in the order of their creation.
 _PUBLISHED = {
@@ -119,4 +119,4 @@ def save_model(folder: Path, config: ModelConfig, params: Params, *, dtype: str)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(params, folder / "model.safetensors", dtype=dtype)
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "config.json", text + "\n")

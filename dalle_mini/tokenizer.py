@@ -13,7 +13,9 @@ Letters: B batch, T text position.
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,8 @@ from vqgan.checkpoint import CheckpointError
 SPECIAL_TOKENS = BOS, PAD, EOS, UNK = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 WORD_LIST = "enwiki-words-frequency.txt"
-FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", WORD_LIST)
+# In the order in which they appear in a folder: what a tokenizer is found by comes last.
+FILES = (WORD_LIST, "special_tokens_map.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.json")
 # Normalising costs time (the worst input measured: 0.3 s for this many), so nothing beyond is looked at.
 MAX_CHARACTERS = 10_000
 
@@ -131,13 +134,9 @@ def train(captions: Iterable[str], folder: str | Path, *, vocab_size: int, max_t
     )
     bpe.train_from_iterator(_normalized(captions), trainer=trainer)
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    bpe.model.save(str(folder))  # vocab.json, merges.txt
     # `<s> text </s>`, for other readers of the file; `Tokenizer` frames its rows itself.
     vocab = bpe.get_vocab()
     bpe.post_processor = processors.RobertaProcessing((EOS, vocab[EOS]), (BOS, vocab[BOS]), add_prefix_space=False)
-    bpe.save(str(folder / "tokenizer.json"))
     roles = {"bos_token": BOS, "cls_token": BOS, "eos_token": EOS, "sep_token": EOS}
     roles |= {"pad_token": PAD, "unk_token": UNK}
     settings = {
@@ -146,8 +145,21 @@ def train(captions: Iterable[str], folder: str | Path, *, vocab_size: int, max_t
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_text_length,
     }
-    _write_json(folder / "special_tokens_map.json", roles)
-    _write_json(folder / "tokenizer_config.json", settings | roles)
+    with aside(Path(folder)) as new:
+        bpe.model.save(str(new))  # vocab.json, merges.txt
+        bpe.save(str(new / "tokenizer.json"))
+        _write_json(new / "special_tokens_map.json", roles)
+        _write_json(new / "tokenizer_config.json", settings | roles)
+
+
+@contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """A folder to write FILES into, which appear in `folder` when all of them are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+        yield Path(name)
+        for file in sorted(Path(name).iterdir(), key=lambda file: FILES.index(file.name)):
+            file.replace(folder / file.name)
 
 
 def _normalized(captions: Iterable[str]) -> Iterator[str]:

@@ -73,6 +73,13 @@ def test_bad_command_is_one_line(arguments: list[str], line: str, capsys: pytest
     assert refusal(arguments, capsys) == line
 
 
+@pytest.mark.parametrize("network", ["vqgan", "decoder", "dalle", "clip"])
+def test_run_that_cannot_be_a_folder_is_named(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "run").write_text("mine")
+    line = refusal(["train", network, "--run", str(tmp_path / "run")], capsys)
+    assert line == f"error: run must be a folder that can be written, got '{tmp_path / 'run'}'"
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00bad"], ids=["missing", "not text"])
 def test_unreadable_prompts_file_is_named(content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "prompts.txt"

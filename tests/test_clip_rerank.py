@@ -176,6 +176,8 @@ def test_stopped_and_resumed_training_equals_uninterrupted(run: Path, tokenizer_
         train_clip(TINY, stop_after_80, tokenizer_folder=tokenizer_folder, out=tmp_path)
     with pytest.raises(RerankerError, match=r"lacks open_clip_model\.safetensors"):
         Reranker.load(str(tmp_path / "model"))
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 80, "lo')  # as one that is killed leaves it
     train_clip(TINY, batches, tokenizer_folder=tokenizer_folder, out=tmp_path)
 
     whole, resumed = (load_file(out / "model" / "open_clip_model.safetensors") for out in (run, tmp_path))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +161,46 @@ def test_run_goes_on_with_the_recipe_and_data_it_was_begun_with(run: Path, shard
     # What only orders the sums is free; the run is finished, and stays what it is.
     own.train_dalle(recipe.load("emoji-tiny", [*TINY, "dalle.training.accumulation=2"]), [shards], run)
     assert (run / "model" / "dalle" / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_is_bound_to_its_recipe_when_it_has_trained_and_not_before(shards: Path, tmp_path: Path):
+    """What a refusal advises can be followed."""
+    huge = recipe.load("emoji-tiny", [*TINY, "dalle.training.batch_size=100000000"])
+    with pytest.raises(ValueError, match=r"^the recipe must fit the .* or a lower batch_size would take less$"):
+        own.train_dalle(huge, [shards], tmp_path / "run")
+    assert "the model is in" in own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path / "run")
+
+
+def test_what_a_killed_run_left_half_written_is_written_again(run: Path, shards: Path, tmp_path: Path):
+    """A VQGAN's config comes after its weights, the tokenizer's own file after all that belongs to it."""
+    killed = tmp_path / "killed"
+    (killed / "model" / "vqgan").mkdir(parents=True)
+    (killed / "model" / "vqgan" / "model.safetensors").write_bytes(b"half of the weights")
+    (killed / "model" / "dalle").mkdir()
+    shutil.copy(run / "model" / "dalle" / "vocab.json", killed / "model" / "dalle")
+    own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], killed)
+    for name in ("dalle/tokenizer.json", "dalle/model.safetensors", "vqgan/model.safetensors"):
+        assert (killed / "model" / name).read_bytes() == (run / "model" / name).read_bytes(), name
+
+
+def test_two_processes_begin_and_finish_a_new_run_by_the_command_line(run: Path, shards: Path, tmp_path: Path):
+    """The first one writes; whether the other one finds it written already must not matter."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port = asked.getsockname()[1]
+    line = [sys.executable, "-m", "dalle_mini", "train", "dalle", "--recipe", "emoji-tiny", "--data", str(shards)]
+    line += ["--run", str(tmp_path / "run"), *(word for setting in TINY for word in ("--set", setting))]
+    processes = [
+        subprocess.Popen([*line, "--distributed", f"127.0.0.1:{port},2,{i}"], stderr=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    for process in processes:
+        told = process.communicate(timeout=600)[1]
+        assert process.returncode == 0, told[-4000:]
+    facts = [json.loads((folder / "dalle" / "config.json").read_text()) for folder in (run, tmp_path / "run")]
+    assert facts[0] == facts[1]
+    name = "model/dalle/tokenizer.json"
+    assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_tracker_that_is_not_installed_is_one_sentence(tmp_path: Path):

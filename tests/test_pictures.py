@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,8 +311,15 @@ def test_the_pictures_are_those_that_encode_shows(trained: Path, source: Path):
 
 def test_a_run_goes_on_without_its_source(trained: Path, source: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(training, "open_source", None)
+    monkeypatch.chdir(source.parent)
     before = (trained / "model" / "vqgan" / "model.safetensors").read_bytes()
-    train_vqgan(source, trained, sizes=SIZES, config=dataclasses.replace(RECIPE, steps=10))
+    for name in (source, source.name):
+        train_vqgan(name, trained, sizes=SIZES, config=dataclasses.replace(RECIPE, steps=10))
+    source.rename(source.with_name("gone"))
+    try:
+        train_vqgan(source.name, trained, sizes=SIZES, config=dataclasses.replace(RECIPE, steps=10))
+    finally:
+        source.with_name("gone").rename(source)
     assert (trained / "model" / "vqgan" / "model.safetensors").read_bytes() == before
 
 
@@ -355,6 +363,17 @@ def test_clip_reads_text_as_the_text_to_code_model_does(source: Path, trained: P
     assert used == (tmp_path / "model" / "dalle" / "tokenizer.json").read_bytes()
 
 
+def test_clip_keeps_the_tokenizer_it_began_with(source: Path, trained: Path):
+    """Also when a text-to-code model with another one has come meanwhile."""
+    from dalle_mini import tokenizer
+
+    before = (trained / "model" / "clip" / "tokenizer.json").read_bytes()
+    tokenizer.train(["a few words"], trained / "model" / "dalle", vocab_size=300, max_text_length=16)
+    train_clip(source, trained, config=CLIP)
+    shutil.rmtree(trained / "model" / "dalle")
+    assert (trained / "model" / "clip" / "tokenizer.json").read_bytes() == before
+
+
 # Refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +386,7 @@ def test_clip_reads_text_as_the_text_to_code_model_does(source: Path, trained: P
         ({"consistency_steps": (5, 5)}, r"consistency_steps must be two rising steps, got \(5, 5\)"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0, got 0.0"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
     ],
 )
@@ -382,6 +402,7 @@ def test_wrong_settings_of_the_vqgan_are_named(values: dict[str, Any], message: 
         ({"image_size": 18}, "image_size must be a multiple of patch_size = 4, got 18"),
         ({"width": 33}, "width must be a multiple of heads = 2, got 33"),
         ({"context_length": 2}, "context_length must be >= 3, .* got 2"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"learning_rate": -1.0}, "learning_rate must be > 0, got -1.0"),
     ],
 )

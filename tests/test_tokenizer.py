@@ -82,6 +82,22 @@ def test_cutting_and_padding_saved_in_a_file_are_ignored(tmp_path: Path):
         np.testing.assert_array_equal(load(tmp_path).encode(prompt).tokens, load().encode(prompt).tokens)
 
 
+def test_files_appear_when_all_are_whole(tmp_path: Path):
+    folder = tmp_path / "dalle"
+
+    def write_half() -> None:
+        with tokenizer.aside(folder) as new:
+            (new / "tokenizer.json").write_text("{")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk"):
+        write_half()
+    assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [folder]
+    tokenizer.train(CAPTIONS, folder, vocab_size=300, max_text_length=8)
+    assert {path.name for path in folder.iterdir()} < set(tokenizer.FILES)
+
+
 def test_a_huge_prompt_is_quick_and_cut():
     subject = load(max_text_length=64)
     for prompt in ("a cat on the mat " * 600, "a cat " * 1_000_000):

@@ -20,6 +20,7 @@ from vqgan.checkpoint import (
     read_params,
     resolve,
     write_safetensors,
+    write_text,
 )
 from vqgan.config import VQGANConfig
 
@@ -108,6 +109,6 @@ def load(location: str | Path) -> VQGAN:
 
 
 def save(folder: Path, config: VQGANConfig, params: dict[str, Any], *, dtype: Any = np.float16) -> None:
-    """Write `config.json` and `model.safetensors`, which `load` reads."""
+    """Write `model.safetensors` and then `config.json`, which `load` reads."""
     write_safetensors(params, folder / "model.safetensors", dtype=dtype)
-    (folder / "config.json").write_text(config.to_json(), encoding="utf-8")
+    write_text(folder / "config.json", config.to_json())

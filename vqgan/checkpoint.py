@@ -56,6 +56,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def write_text(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def read_params(folder: Path) -> Params:
     """The parameter tree of a model folder: `model.safetensors` if it is there, else `flax_model.msgpack`."""
     for name, read in ((SAFETENSORS, read_safetensors), (MSGPACK, read_msgpack)):

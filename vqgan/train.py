@@ -71,7 +71,7 @@ class VQGANTrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         for field in dataclasses.fields(self):
-            if field.name.endswith(("_weight", "_steps", "_start")) and np.min(getattr(self, field.name)) < 0:
+            if field.name.endswith(("_weight", "_steps", "_start", "seed")) and np.min(getattr(self, field.name)) < 0:
                 raise ValueError(f"{field.name} must be >= 0, got {getattr(self, field.name)}")
         for name in ("codebook_decay", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:

@@ -24,6 +24,7 @@ from dalle_mini.training.dalle import Examples, draw
 from dalle_mini.training.dalle import train as fit_dalle
 from dalle_mini.training.emoji import COLOURS, GRID, NAMES, Scene, World, held_out
 from dalle_mini.training.recipe import Recipe
+from dalle_mini.training.samples import check_same, write_json
 from vqgan.train import Batch, same_cells
 from vqgan.train import train as fit_vqgan
 from vqgan.train import train_decoder as fit_decoder
@@ -41,6 +42,7 @@ def train_vqgan(run: Path, recipe: Recipe) -> None:
     device.set_up()
     sizes, config = recipe.vqgan(), recipe.vqgan_training()
     world = World(sizes.resolution)
+    _begin(run / "vqgan", {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)})
 
     def batches(step: int) -> Batch:
         rng = np.random.default_rng((config.seed, step))
@@ -132,6 +134,13 @@ class Spelling:
         return grid.reshape(-1)
 
 
+def _begin(out: Path, recipe: dict[str, dict[str, Any]]) -> None:
+    """A run goes on with the recipe it was begun with, or not at all."""
+    check_same(out / "config.json", recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "config.json", recipe)
+
+
 def _held_out_scenes(world: World, count: int) -> list[Scene]:
     rng = np.random.default_rng(1)
     return [world.draw(rng, held=True) for _ in range(count)]
@@ -187,6 +196,7 @@ def train_dalle(run: Path, recipe: Recipe, *, examples: int = EXAMPLES) -> None:
     data = _examples(_scenes(world, rng, examples), spelling, reader)
     held_out = _examples(_held_out_scenes(world, 500), spelling, reader)
     folder, shown = run / "model" / "dalle", held_out.first(16)
+    _begin(run / "dalle", {"sizes": sizes.to_dict(), "recipe": dataclasses.asdict(config)})
 
     def sheet(params: dict[str, Any]) -> Image.Image:
         save_model(folder, sizes, params, dtype="float16")  # each sheet leaves a usable model

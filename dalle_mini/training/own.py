@@ -9,7 +9,6 @@ the first one writes.
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +60,7 @@ def train_dalle(
     examples, held_out = (_examples(encoded, rows, words) for rows in (~held, held))
     facts = {"vqgan": encoded.vqgan["sha256"], "examples": len(encoded.keys)}
     _begin(run / "dalle", {"sizes": sizes.to_dict(), "recipe": dataclasses.asdict(config), "data": facts})
-    if painter or not (run / "model" / "vqgan").is_dir():
-        # float32: rounding could move a latent to another code, and the shards' VQGAN would be another one.
-        _once(lambda: vqgan.save(run / "model" / "vqgan", network.config, network.params, dtype=np.float32), "vqgan")
+    _once(lambda: _keep(network, run / "model" / "vqgan", again=bool(painter)), "vqgan")
     folder = run / "model" / "dalle"
     params = train(
         sizes,
@@ -80,7 +77,7 @@ def train_dalle(
 
 def _painter(run: Path, painter: str, encoded: Encoded) -> vqgan.VQGAN:
     own = run / "model" / "vqgan"
-    name = painter or (str(own) if own.is_dir() else "emoji")
+    name = painter or (str(own) if (own / "config.json").exists() else "emoji")
     network = vqgan.load(vqgan_location(name))
     if fingerprint(network) != encoded.vqgan:
         raise ValueError(
@@ -88,6 +85,12 @@ def _painter(run: Path, painter: str, encoded: Encoded) -> vqgan.VQGAN:
             f"got {name}, {fingerprint(network)['sha256'][:12]} ({network.config.n_embed} codes)"
         )
     return network
+
+
+def _keep(network: vqgan.VQGAN, folder: Path, *, again: bool) -> None:
+    if again or not (folder / "config.json").exists():
+        # float32: rounding could move a latent to another code, and the shards' VQGAN would be another one.
+        vqgan.save(folder, network.config, network.params, dtype=np.float32)
 
 
 def _tokenizer(recipe: Recipe, run: Path, reader: str, captions: Sequence[str]) -> tokenizer.Tokenizer:
@@ -98,26 +101,28 @@ def _tokenizer(recipe: Recipe, run: Path, reader: str, captions: Sequence[str]) 
     def load(folder: Path) -> tokenizer.Tokenizer:
         return tokenizer.Tokenizer.load(folder, max_text_length=some.max_text_length, normalize=some.normalize_text)
 
-    def learn() -> None:
-        most = recipe.tables["dalle"].get("encoder_vocab_size", VOCABULARY)
-        tokenizer.train(captions, folder, vocab_size=most, max_text_length=some.max_text_length)
+    found = any((folder / name).exists() for name in ("tokenizer.json", "merges.txt"))
+    if reader and not found:
+        source = resolve(reader, ("*.json", "*.txt"))
+        source = source / "dalle" if (source / "dalle").is_dir() else source
+        recipe.dalle(vocab_size=load(source).vocab_size)  # refuses one that is too large before it is copied
 
-    if not any((folder / name).exists() for name in ("tokenizer.json", "merges.txt")):
-        make: Callable[[], None] = learn
-        if reader:
-            source = resolve(reader, ("*.json", "*.txt"))
-            source = source / "dalle" if (source / "dalle").is_dir() else source
-            recipe.dalle(vocab_size=load(source).vocab_size)  # refuses one that is too large before it is copied
-            make = partial(_copy_tokenizer, source, folder)
-        _once(make, "tokenizer")
+    def make() -> None:
+        if reader and not found:
+            _copy_tokenizer(source, folder)
+        elif not found:
+            most = recipe.tables["dalle"].get("encoder_vocab_size", VOCABULARY)
+            tokenizer.train(captions, folder, vocab_size=most, max_text_length=some.max_text_length)
+
+    _once(make, "tokenizer")  # all, also those that found it because another was quicker
     return load(folder)
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in tokenizer.FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
+    with tokenizer.aside(folder) as new:
+        for name in tokenizer.FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, new / name)
 
 
 def _examples(encoded: Encoded, rows: np.ndarray, words: tokenizer.Tokenizer) -> Examples:

@@ -65,8 +65,7 @@ def train_vqgan(source: str | Path, run: Path, *, sizes: VQGANConfig, config: VQ
         raise ValueError(f"consistency_weight must be 0 for one's own pictures, got {config.consistency_weight}")
     out = run / "vqgan"
     recipe = {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)}
-    if any((out / "checkpoints").glob("[0-9]*")):
-        check_same(out / CONFIG, recipe)
+    check_same(out / CONFIG, recipe)
     data = read_pictures(source, out, side=sizes.resolution, captioned=False, at_least=2)
     write_json(out / CONFIG, recipe)
     held = np.linspace(0, len(data.pixels) - 1, min(HELD_OUT, len(data.pixels) // 2)).astype(int)
@@ -111,7 +110,9 @@ def read_pictures(source: str | Path, folder: Path, *, side: int, captioned: boo
     A folder that was finished is not compared with its source again: it is what the run is trained on. Raises
     ValueError if it is of another source or size, or if fewer pictures than `at_least` are of use.
     """
-    name = os.path.abspath(source) if os.path.exists(source) else str(source)
+    name, path = str(source), os.path.abspath(source)
+    if os.path.exists(source):
+        name = path
     if not (folder / FACTS).exists():
         captions, report = _write_pixels(source, folder, side=side, captioned=captioned)
         _check_number(len(captions), report, side=side, at_least=at_least)
@@ -119,7 +120,7 @@ def read_pictures(source: str | Path, folder: Path, *, side: int, captioned: boo
         facts = {"source": name, "side": side, "report": dataclasses.asdict(report), "captions": captions}
         write_json(folder / FACTS, facts)
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    if (facts["source"], facts["side"]) != (name, side):
+    if facts["source"] not in (name, path) or facts["side"] != side:
         raise ValueError(
             f"{folder} must hold the pictures of {name} at {side} pixels, got those of {facts['source']} "
             f"at {facts['side']}: use a new run folder"
@@ -183,9 +184,10 @@ def _shift_and_flip(
 
 
 def _tokenizer(run: Path, captions: list[str], context_length: int) -> Path:
-    """The folder of the text-to-code model's tokenizer, or of one that is learned from the captions."""
-    folder = run / "model" / "dalle"
-    if not (folder / "tokenizer.json").exists():
-        folder = run / "clip" / "tokenizer"
-        tokenizer.train(captions, folder, vocab_size=VOCABULARY, max_text_length=context_length)
-    return folder
+    """The folder of the tokenizer that this CLIP began with: the text-to-code model's, or one learned from captions."""
+    learned = run / "clip" / "tokenizer"
+    for folder in (learned, run / "model" / "dalle"):
+        if (folder / "tokenizer.json").exists():
+            return folder
+    tokenizer.train(captions, learned, vocab_size=VOCABULARY, max_text_length=context_length)
+    return learned

@@ -74,8 +74,8 @@ class Plan:
             named = ", ".join(f"{part} {getattr(self, part) / 2**30:.2f}" for part in parts if getattr(self, part))
             raise ValueError(
                 f"the recipe must fit the {memory / 2**30:.2f} GiB of each device ({name}), got "
-                f"{self.total / 2**30:.2f} GiB ({named}): set remat = true, raise accumulation or model_devices, "
-                "or lower batch_size"
+                f"{self.total / 2**30:.2f} GiB ({named}): remat = true, more accumulation or model_devices, "
+                "or a lower batch_size would take less"
             )
 
 

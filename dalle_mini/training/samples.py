@@ -158,9 +158,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def check_same(path: Path, values: dict[str, dict[str, Any]], *, free: Collection[str] = ()) -> None:
     """Refuse to go on with a run that another recipe was begun with: ValueError, by name; those in `free` may change.
 
-    path: the JSON of what it was begun with, if it was. values: settings by part.
+    path: the JSON of what it was begun with, beside its checkpoints: without one, nothing is lost by another recipe.
+    values: settings by part.
     """
-    if not path.exists():
+    if not path.exists() or not any((path.parent / "checkpoints").glob("[0-9]*")):
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     for part, settings in json.loads(json.dumps(values)).items():
