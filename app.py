@@ -266,10 +266,10 @@ def settings_panel(defaults: dalle_mini.SamplingParams) -> dict[str, gr.Componen
     controls: dict[str, gr.Component] = {}
     for name, (label, step, info) in NUMBERS.items():
         value = getattr(defaults, name)
-        controls[name] = gr.Number(value, step=step, label=label, info=info, min_width=120)
+        controls[name] = gr.Number(value, step=step, label=label, info=info, min_width=240)
     # Not a Number, which shows 0 where it has no value.
     info = "The same seed, the same pictures"
-    controls["seed"] = gr.Textbox(label="Seed", placeholder="random", info=info, min_width=120)
+    controls["seed"] = gr.Textbox(label="Seed", placeholder="random", info=info, min_width=240)
     return controls
 
 
