@@ -148,7 +148,8 @@ def test_recipe_of_another_codebook_is_refused(shards: Path, tmp_path: Path):
         own.train_dalle(recipe.load(path), [shards], tmp_path / "run")
 
 
-def test_run_goes_on_with_the_recipe_and_data_it_was_begun_with(run: Path, shards: Path):
+def test_run_goes_on_with_the_recipe_and_data_it_was_begun_with(run: Path, shards: Path, tmp_path: Path):
+    run = shutil.copytree(run, tmp_path / "run")
     before = (run / "model" / "dalle" / "model.safetensors").read_bytes()
     for setting, name in (
         ("dalle.training.learning_rate=1e-3", "learning_rate"),
@@ -198,7 +199,7 @@ def test_two_processes_begin_and_finish_a_new_run_by_the_command_line(run: Path,
         told = process.communicate(timeout=600)[1]
         assert process.returncode == 0, told[-4000:]
     facts = [json.loads((folder / "dalle" / "config.json").read_text()) for folder in (run, tmp_path / "run")]
-    assert [fact["sizes"] | fact["data"] for fact in facts] == [facts[0]["sizes"] | facts[0]["data"]] * 2
+    assert facts[0] == facts[1]
     name = "model/dalle/tokenizer.json"
     assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
 
