@@ -5,8 +5,10 @@ picture, `evict` it at any row; others may join and leave meanwhile. The engine 
 requests, and is used by one thread at a time.
 
 What is drawn does not depend on the slot, on the other slots or on how many there are. Matrix libraries may sum in
-another order for another batch size, so only the sizes of `BUCKETS` are ever computed, which were measured to give the
-same bits (tests/test_engine.py, on a CPU with the flag of device.py). Slots live in groups of these sizes: a group is
+another order for another batch size or at another place of a batch, so only the sizes of `BUCKETS` are ever computed.
+They were measured to give the same bits at every place: on CPUs with AVX2 (Zen 3), whose products are made of six rows
+and of what is left over, where 1, 2 and 3 rows sum in an order of their own, and with AVX-512 (Zen 4), at the widths of
+emoji and mini; with the flag of device.py. tests/test_engine.py tells whether it holds on a machine. Slots live in groups of these sizes: a group is
 made when there is no free place, and is dropped when its last slot is. A slot has two rows of its group's batch, with
 and without the prompt; where condition_scale is 1 the second would change nothing, and one row is all there is.
 On other devices nobody has measured this: there every group has the largest bucket's size, the same for everyone.
@@ -31,7 +33,7 @@ from dalle_mini.decode import DecodeState
 from dalle_mini.model import CrossKV, Params
 from dalle_mini.tokenizer import TokenizedPrompt
 
-BUCKETS = (8, 18)  # rows that are computed together: 4 and 9 slots with guidance, 8 and 18 without
+BUCKETS = (12, 18)  # rows that are computed together: 6 and 9 slots with guidance, 12 and 18 without
 KEPT_PROMPTS = 8  # texts whose prefill is kept for the next time
 MOST_SLOTS = 36  # of the automatic choice on a CPU, where more at a time are hardly faster
 
