@@ -369,6 +369,7 @@ class Scheduler:
                     self._lines.setdefault(request.visitor, deque()).appendleft(request)
                     self._lines.move_to_end(request.visitor, last=False)
             self._running[engine] = []
+            self._work.notify_all()  # the other engines may sleep
 
     def _load(self, engine: EngineLike) -> float:
         """Candidates to draw for each slot."""
