@@ -134,7 +134,7 @@ def summary(gallery: Gallery) -> str:
 
 
 def line(event: Waiting) -> str:
-    wait = "" if event.seconds is None else f", about {event.seconds:.0f} s"
+    wait = "" if event.seconds is None else f", about {max(1, round(event.seconds))} s"
     return f"waiting: place {event.place} in line{wait}"
 
 

@@ -341,13 +341,16 @@ def test_forwarded_address_counts_only_from_a_trusted_proxy_and_a_forged_one_nev
 def test_page_sends_nothing_again_that_has_not_changed(tmp_path: Path) -> None:
     images = [Image.new("RGB", (64, 64))]
     first, later = Preview(images=images, row=1, rows=16), Preview(images=images, row=2, rows=16)
-    events = [Waiting(2, None), Waiting(2, None), Waiting(1, 3.0), first, first, later]
+    events = [Waiting(2, None), Waiting(2, None), Waiting(1, 3.4), Waiting(1, 0.0), first, first, later]
     fake: Any = SimpleNamespace(stream=lambda prompt, **settings: (event for event in events))
     request: Any = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"))
     sent = list(app.page_generator(fake, Answers(tmp_path), ["seed"])(request, "a cat", ""))
     skipped = [[value == gr.skip() for value in values[1:3]] for values in sent]
-    assert skipped == [[True, False], [True, True], [True, False], [False, False], [True, True], [True, False]]
-    assert "waiting: place 1 in line, about 3 s" in sent[2][2]
+    waiting, drawing = [[True, False], [True, True], [True, False], [True, False]], [[False, False], [True, True]]
+    assert skipped == [*waiting, *drawing, [True, False]]
+    assert [re.sub("<.*?>", "", values[2]) for values in sent[2:4]] == [
+        f"waiting: place 1 in line, about {seconds} s" for seconds in (3, 1)
+    ]
 
 
 def test_healthz_says_what_state_the_server_is_in(

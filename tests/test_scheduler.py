@@ -184,14 +184,27 @@ def test_cancelled_while_waiting_means_never_begun(by_hand: Scheduler, engine: C
     assert [first.last().codes[0][0], third.last().codes[0][0]] == [100, 300]
 
 
-def test_the_estimate_is_the_measured_pace_times_what_is_ahead(by_hand: Scheduler, engine: CountingEngine):
-    """Ann's three are half drawn and Bob's three wait: 1.5 + 3 candidates, less the half of three slots."""
+def test_the_estimate_is_when_the_slots_of_those_before_will_be_free(by_hand: Scheduler, engine: CountingEngine):
+    """At ten seconds a picture: Ann's three are half drawn and Bob's three take their slots, for ten seconds more."""
     visits = [Visit(by_hand, 1, 3, "ann"), Visit(by_hand, 2, 3, "bob")]
     by_hand.step(engine)
     by_hand._pace = 10.0
-    third = Visit(by_hand, 3, 1, "cem")
-    assert third.first == Waiting(2, pytest.approx(10 * (1.5 + 3 - 1.5)))
-    for visit in [*visits, third]:
+    visits += [Visit(by_hand, 3, 1, "cem"), Visit(by_hand, 4, 1, "dan")]
+    assert [next(visit.events) for visit in visits[1:]] == [Waiting(1, 5.0), Waiting(2, 15.0), Waiting(3, 15.0)]
+    for visit in visits:
+        visit.events.close()
+
+
+def test_the_pace_is_measured_where_others_wait(by_hand: Scheduler, engine: CountingEngine):
+    """A row alone takes less time than one of full slots."""
+    alone = Visit(by_hand, 1, 3, "ann")
+    by_hand.step(engine)
+    others = [Visit(by_hand, 2, 1, "bob")]
+    assert others[0].first == Waiting(1, None)
+    by_hand.step(engine)
+    others.append(Visit(by_hand, 3, 1, "cem"))
+    assert isinstance(others[1].first.seconds, float)
+    for visit in (alone, *others):
         visit.events.close()
 
 

@@ -52,7 +52,7 @@ ATTEMPTS = 2  # of a request that a device has failed with
 
 
 class QueueFullError(RefusedError):
-    """There is no place in line. `seconds` until there may be one, or None where nothing was measured yet."""
+    """There is no place in line. `seconds` until all of it would have begun, or None where nothing was measured yet."""
 
     def __init__(self, waiting: int, seconds: float | None) -> None:
         super().__init__(waiting, seconds)  # so that it can be pickled
@@ -151,7 +151,7 @@ class Scheduler:
         self._threads: list[threading.Thread] = []
         self._closing = False
         self._broken: dict[EngineLike, float] = {}  # engines that have failed, and until when they are avoided
-        self._pace: float | None = None  # seconds a candidate takes all engines together, a moving average
+        self._pace: float | None = None  # seconds that a slot takes for a picture, a moving average
 
     # The requests' side -------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class Scheduler:
             if self._closing:
                 raise ClosedError
             if self.waiting >= self.max_waiting:
-                raise QueueFullError(self.waiting, self._seconds(self._candidates_ahead(None)))
+                raise QueueFullError(self.waiting, self._seconds(self._order()))
             request = Request(tokens, params, visitor, threading.Condition(self._lock))
             self._lines.setdefault(visitor, deque()).append(request)
             self._start_threads()
@@ -216,25 +216,22 @@ class Scheduler:
     def _waiting(self, request: Request) -> Waiting:
         order = self._order()
         place = order.index(request) if request in order else 0
-        return Waiting(place + 1, self._seconds(self._candidates_ahead(request)))
+        return Waiting(place + 1, self._seconds(order[:place]))
 
     def _order(self) -> list[Request]:
         """All that wait, in the order of their turns."""
         turns = itertools.zip_longest(*self._lines.values())
         return [request for turn in turns for request in turn if request is not None]
 
-    def _candidates_ahead(self, request: Request | None) -> float:
-        """Candidates to be drawn before a request (None: a new one) has its turn, as far as they are not drawn yet."""
-        running = [each for requests in self._running.values() for each in requests]
-        order = self._order()
-        before = order if request not in order else order[: order.index(request)]
-        whole = self.config.image_length
-        left = sum(1 - len(codes) / whole for each in {*running, *before} for codes in each.codes)
-        # Slots are free before the last of them is drawn.
-        return max(0.0, left - sum(engine.slots for engine in self.engines) / 2)
-
-    def _seconds(self, candidates: float) -> float | None:
-        return None if self._pace is None else candidates * self._pace
+    def _seconds(self, before: Sequence[Request]) -> float | None:
+        """Until there is a slot for who comes after those `before`."""
+        if self._pace is None:
+            return None
+        whole, running = self.config.image_length, [each for some in self._running.values() for each in some]
+        left = [1 - len(each.codes[candidate]) / whole for each in running for candidate in each.slots]
+        left += [0.0] * (sum(engine.slots for engine in self.engines) - len(left))
+        rounds, turn = divmod(sum(each.unstarted for each in before), len(left))
+        return self._pace * (rounds + sorted(left)[turn])
 
     @property
     def waiting(self) -> int:
@@ -270,10 +267,10 @@ class Scheduler:
     def step(self, engine: EngineLike) -> bool:
         """One row of one engine: clear, admit, decode, tell. Returns whether there was anything to draw."""
         self._clear(engine)
+        begun = time.monotonic()
         self._admit(engine)
         if not self._running[engine]:
             return False
-        begun = time.monotonic()
         try:
             engine.decode()
         except Exception as error:
@@ -339,8 +336,9 @@ class Scheduler:
             self._broken.pop(engine, None)
             drawn = sum(len(request.slots) for request in self._running[engine])
             self.metrics.drew(drawn * self.config.side)
-            pace = seconds * self.config.side / max(drawn, 1) / len(self.engines)
-            self._pace = pace if self._pace is None else 0.9 * self._pace + 0.1 * pace
+            if self._lines:  # who is alone is served sooner
+                pace = seconds * self.config.side
+                self._pace = pace if self._pace is None else 0.9 * self._pace + 0.1 * pace
             for request in list(self._running[engine]):
                 for candidate, slot in list(request.slots.items()):
                     request.codes[candidate] = engine.codes(slot)
