@@ -239,6 +239,8 @@ def test_after_a_device_error_everything_is_drawn_again_and_the_waiting_are_kept
     assert rows(by_hand, engine, 4) == [[10, 11, 12]] * 2 + [[20, 21, 22]] * 2
     assert by_hand.state == "ready"
     assert [running.last().codes[2][3], waiting.last().codes[0][0]] == [123, 200]
+    stages = [f'dalle_mini_stage_seconds_count{{stage="{stage}"}} 2.0' for stage in ("waiting", "drawing")]
+    assert set(stages) <= set(by_hand.metrics.text().decode().splitlines()), "each of the two once"
 
 
 def test_a_request_that_the_device_fails_with_twice_has_failed(by_hand: Scheduler, engine: CountingEngine):

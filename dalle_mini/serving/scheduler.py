@@ -308,7 +308,7 @@ class Scheduler:
                 self._recover(engine, error)
                 return
             with self._lock:
-                if not request.started:
+                if not request.begun:
                     request.begun = time.monotonic()
                     self.metrics.took("waiting", request.begun - request.asked)
                 request.slots[request.started] = slot
