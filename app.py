@@ -31,7 +31,7 @@ from dalle_mini.config import MAX_CANDIDATES
 from dalle_mini.gallery import Candidate, Gallery, Preview
 from dalle_mini.serving import web
 from dalle_mini.serving.answers import Answers
-from dalle_mini.serving.limits import Limits, RefusedError
+from dalle_mini.serving.limits import Limits, RefusedError, visitor_at
 from dalle_mini.serving.scheduler import MAX_WAITING, Waiting
 from vqgan.checkpoint import CheckpointError
 
@@ -169,8 +169,9 @@ def page_generator(
         settings = dict(zip(names, values, strict=True))
         settings["seed"] = whole(str(settings["seed"] or "").strip())
         shown, told = None, ""  # events repeat themselves, so that Gradio finds out who has gone
+        settings["visitor"] = visitor_at(request.client.host)
         # When a visitor stops or leaves, Gradio closes this generator: closing() passes that on to the pipeline.
-        with messages(), closing(pipeline.stream(prompt or "", visitor=request.client.host, **settings)) as events:
+        with messages(), closing(pipeline.stream(prompt or "", **settings)) as events:
             for event in events:
                 if isinstance(event, Gallery):
                     paths = answers.save(event, request.session_hash)
@@ -215,7 +216,7 @@ def api_function(pipeline: dalle_mini.Pipeline, answers: Answers) -> Callable[..
         """
         settings: dict[str, Any] = {"num_candidates": num_candidates, "seed": seed, "condition_scale": condition_scale}
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        settings |= {"visitor": request.client.host, "previews": previews}
+        settings |= {"visitor": visitor_at(request.client.host), "previews": previews}
         shown: list[Image.Image] = []
         with messages(), closing(pipeline.stream(prompt, **settings)) as events:
             for event in events:

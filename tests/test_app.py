@@ -321,11 +321,17 @@ def test_a_visitors_limit_is_told_to_the_apis_client(
 
 
 @pytest.mark.parametrize(
-    ("trusted", "visitor"),
-    [(None, "127.0.0.1"), ("10.0.0.1", "127.0.0.1"), ("127.0.0.1", "10.9.8.7"), ("127.0.0.0/8", "10.9.8.7")],
+    ("trusted", "forwarded", "visitor"),
+    [
+        (None, "10.9.8.7", "127.0.0.1"),
+        ("10.0.0.1", "10.9.8.7", "127.0.0.1"),
+        ("127.0.0.1", "10.9.8.7", "10.9.8.7"),
+        ("127.0.0.0/8", "10.9.8.7", "10.9.8.7"),
+        ("127.0.0.1", "2001:db8::7", "2001:db8::/64"),
+    ],
 )
 def test_forwarded_address_counts_only_from_a_trusted_proxy_and_a_forged_one_never(
-    emoji: dalle_mini.Pipeline, trusted: str | None, visitor: str, monkeypatch: pytest.MonkeyPatch
+    emoji: dalle_mini.Pipeline, trusted: str | None, forwarded: str, visitor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visitors: list[str] = []
     stream = emoji.stream
@@ -333,7 +339,7 @@ def test_forwarded_address_counts_only_from_a_trusted_proxy_and_a_forged_one_nev
         emoji, "stream", lambda *args, **rest: visitors.append(rest["visitor"]) or stream(*args, **rest)
     )
     with app.launch(emoji, trusted_proxy=trusted) as address:
-        client = Client(address, verbose=False, headers={"X-Forwarded-For": "6.6.6.6, 10.9.8.7"})
+        client = Client(address, verbose=False, headers={"X-Forwarded-For": f"6.6.6.6, {forwarded}"})
         client.predict("a tiny dog", num_candidates=1, api_name="/generate")
     assert visitors == [visitor]
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dalle_mini.serving.limits import LimitError, Limits
+from dalle_mini.serving.limits import LimitError, Limits, visitor_at
 
 
 class Clock:
@@ -49,18 +49,35 @@ def test_a_request_that_has_ended_or_failed_makes_room():
 
 
 def test_the_next_request_is_taken_a_minute_after_the_first_and_the_refusal_says_when(clock: Clock):
-    """Asked at 0, 10 and 20 s; at 25 s there are 35 left until 60."""
+    """Asked at 0, 10 and 20 s; at 25.4 s there are 34.6 left until 60."""
     limits = Limits(per_minute=3, clock=clock)
     for clock.seconds in (0, 10, 20):
         ask(limits, "ann")
-    clock.seconds = 25
+    clock.seconds = 25.4
     with pytest.raises(LimitError, match=r"at most 3 times a minute.*try again in 35 s"):
         ask(limits, "ann")
     ask(limits, "bob")
     clock.seconds = 60
     ask(limits, "ann")
+    clock.seconds = 60.6  # 9.4 left
     with pytest.raises(LimitError, match="try again in 10 s"):
         ask(limits, "ann")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("unknown", "unknown"),  # as a proxy may say
+    ],
+)
+def test_a_visitor_has_one_address_of_ipv4_or_one_network_of_ipv6(address: str, name: str):
+    assert visitor_at(address) == name
 
 
 def test_refused_requests_do_not_count(clock: Clock):

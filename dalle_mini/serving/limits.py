@@ -1,8 +1,10 @@
 """What one visitor may ask for: requests at once, and requests a minute.
 
-Contract: a visitor is a name (the page uses the client's address); any thread may ask. Off unless set.
+Contract: a visitor is a name (the page uses that of the client's address); any thread may ask. Off unless set.
 """
 
+import ipaddress
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -18,6 +20,17 @@ class RefusedError(Exception):
 
 class LimitError(RefusedError):
     """A visitor asks for more than one visitor may."""
+
+
+def visitor_at(address: str) -> str:
+    """Who is at an address: with IPv6 a network of 64 bits, since whoever has one has all of its addresses."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
 
 
 class Limits:
@@ -61,7 +74,7 @@ class Limits:
                     "please try again when one of them has ended"
                 )
             if self.per_minute is not None and len(begun) >= self.per_minute:
-                seconds = max(1, round(begun[0] + MINUTE - now))
+                seconds = math.ceil(begun[0] + MINUTE - now)
                 raise LimitError(
                     f"a visitor may ask at most {self.per_minute} times a minute, got one more: "
                     f"please try again in {seconds} s"
