@@ -15,7 +15,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,7 +33,7 @@ from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.limits import Limits
 from dalle_mini.serving.previews import Previews
-from dalle_mini.serving.scheduler import MAX_WAITING, Scheduler, Waiting
+from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, Scheduler, Waiting
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import TokenizedPrompt, Tokenizer
 from vqgan.checkpoint import CheckpointError
@@ -100,13 +100,13 @@ class Pipeline:
         self, prompt: str, params: SamplingParams, visitor: str, previews: bool
     ) -> Generator[Waiting | Preview, None, Gallery]:
         tokens = self.tokenizer.encode(prompt)  # [2, T]
-        codes, begun = yield from self._draw(tokens, params, visitor, previews)  # [N, n]
+        codes, drawn, begun = yield from self._draw(tokens, params, visitor, previews)  # [N, n]
         with self.metrics.stage("painting"):
-            pixels = self._paint(list(codes))  # [N, H, W, 3]
+            pixels = yield from _results(self._paint.submit(codes), drawn)  # [N, H, W, 3]
         scores: Sequence[float | None] = [None] * len(pixels)  # [N]
         if self.reranker:
             with self.metrics.stage("ranking"):
-                scores = self._rank([(prompt, picture) for picture in pixels])
+                scores = yield from _results(self._rank.submit([(prompt, picture) for picture in pixels]), drawn)
         candidates = [
             Candidate(
                 image=Image.fromarray(pixels[i]),
@@ -123,8 +123,8 @@ class Pipeline:
 
     def _draw(
         self, tokens: TokenizedPrompt, params: SamplingParams, visitor: str, previews: bool
-    ) -> Generator[Waiting | Preview, None, tuple[np.ndarray, float]]:
-        """Codes [N, n] of all candidates, row by row, and the time when their turn came."""
+    ) -> Generator[Waiting | Preview, None, tuple[Sequence[np.ndarray], Preview, float]]:
+        """Codes [N, n] of all candidates, row by row, their last preview, and the time when their turn came."""
         turn = time.perf_counter()
         side, sizes = self.config.side, {"image_length": self.config.image_length, "resolution": self.resolution}
         pictures = Previews(self._paint, candidates=params.num_candidates, **sizes)
@@ -140,7 +140,7 @@ class Pipeline:
                     break
                 images = pictures.update(codes) if previews else pictures.images
                 yield Preview(images=images, row=row, rows=side)
-        return np.stack(codes), turn
+        return codes, Preview(images=pictures.images, row=side, rows=side), turn
 
     def _pixels(self, grids: list[np.ndarray]) -> list[np.ndarray]:
         return list(self.vqgan.decode(np.stack(grids)))
@@ -209,6 +209,17 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _results(jobs: "list[Future[Any]]", drawn: Preview) -> Generator[Preview, None, list[Any]]:
+    """What the jobs come to. Until then the preview is repeated: whoever is gone is found out, and the jobs cancelled."""
+    try:
+        while wait(jobs, HEARTBEAT).not_done:
+            yield drawn
+        return [job.result() for job in jobs]
+    finally:
+        for job in jobs:
+            job.cancel()
 
 
 def load(

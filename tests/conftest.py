@@ -106,6 +106,7 @@ def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams tell only what has happened, however long a row takes on a busy machine."""
     for name in ("FIRST_HEARTBEAT", "HEARTBEAT", "LINE_HEARTBEAT"):
         monkeypatch.setattr(f"dalle_mini.serving.scheduler.{name}", 60.0)
+    monkeypatch.setattr("dalle_mini.pipeline.HEARTBEAT", 60.0)
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def test_an_item_that_fails_fails_alone(batcher: Batcher[int, int], halves: Halv
     assert results(good) == [1, 2]
     with pytest.raises(ValueError, match=r"^odd: \[3\]$"):
         bad.result(30)
-    assert batcher([8]) == [4]
+    assert results(batcher.submit([8])) == [4]
     batcher.close()
 
 
@@ -83,7 +83,7 @@ def test_closing_ends_what_was_asked_for_and_refuses_the_rest(batcher: Batcher[i
     batcher.close()
     assert results(last) == [1]
     with pytest.raises(ClosedError):
-        batcher([4])
+        batcher.submit([4])
 
 
 def test_closing_what_was_never_used_ends_at_once(halves: Halves):

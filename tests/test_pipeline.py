@@ -204,6 +204,34 @@ def test_rows_go_on_and_slots_become_free_while_nothing_is_painted(
         painter.set()
 
 
+def test_whoever_leaves_while_painting_takes_long_is_noticed_and_not_painted_for(
+    emoji: "Pipeline", still_works: None, monkeypatch: pytest.MonkeyPatch
+):
+    """As in a crowd on a slow machine: the painter is at work for somebody else."""
+    monkeypatch.setattr("dalle_mini.pipeline.HEARTBEAT", 0.1)
+    begun, painter, painted = threading.Event(), threading.Event(), []
+    decode, rows = emoji.vqgan.decode, emoji.config.side
+
+    def paint(codes: np.ndarray) -> np.ndarray:
+        begun.set()
+        assert painter.wait(60)
+        painted.append(len(codes))
+        return decode(codes)
+
+    monkeypatch.setattr(emoji.vqgan, "decode", paint)
+    busy = emoji._paint.submit([np.zeros(emoji.config.image_length, np.int32)])
+    try:
+        assert begun.wait(60)
+        events = emoji.stream("two rockets", previews=False, num_candidates=9, seed=1)
+        drawn = [next(event for event in events if getattr(event, "row", 0) == rows) for _ in range(3)]
+        assert [(each.row, each.rows) for each in drawn] == [(rows, rows)] * 3
+        events.close()
+    finally:
+        painter.set()
+    assert busy[0].result(60).shape == (emoji.resolution, emoji.resolution, 3)
+    assert sum(painted) == 1
+
+
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_a_stream_closed_early_frees_the_engine(emoji: "Pipeline", still_works: None, rows: int):
     events = emoji.stream("two rockets", num_candidates=9, seed=1)

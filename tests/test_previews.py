@@ -80,5 +80,5 @@ def test_closed_previews_leave_unpainted_what_has_not_begun(painter: Painter):
     second.update(codes(1))
     second.close()
     painter.go.set()
-    assert painter.batcher([np.zeros(LENGTH, np.int32)])[0].shape == (SIDE, SIDE, 3)
+    assert painter.batcher.submit([np.zeros(LENGTH, np.int32)])[0].result(30).shape == (SIDE, SIDE, 3)
     assert painter.painted == 2

@@ -1,8 +1,7 @@
 """Work of many requests done together, by one thread: painting and ranking.
 
-Contract: calling a `Batcher` blocks until its items are done and returns their results in order; `submit` does not
-block. Whatever waits at that time, from any caller, is done in one go, urgent items first; an item that fails fails for
-its own caller only. After `close`, both raise ClosedError.
+Contract: `submit` does not block. Whatever waits at a time, from any caller, is done in one go, urgent items first; an
+item that fails fails for its own caller only. After `close`, `submit` raises ClosedError.
 """
 
 import itertools
@@ -28,9 +27,6 @@ class Batcher(Generic[Item, Result]):
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-
-    def __call__(self, items: Sequence[Item]) -> list[Result]:
-        return [future.result() for future in self.submit(items)]
 
     def submit(self, items: Sequence[Item], *, urgent: bool = True) -> "list[Future[Result]]":
         """What is cancelled before it begins is not done."""
