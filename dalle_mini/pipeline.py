@@ -33,7 +33,7 @@ from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.limits import Limits
 from dalle_mini.serving.previews import Previews
-from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, Scheduler, Waiting
+from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, QueueFullError, Scheduler, Waiting
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import TokenizedPrompt, Tokenizer
 from vqgan.checkpoint import CheckpointError
@@ -93,6 +93,8 @@ class Pipeline:
         self, prompt: str, params: SamplingParams, visitor: str, previews: bool
     ) -> Generator[Waiting | Preview | Gallery, None, None]:
         with self.metrics.request(), self.limits.admit(visitor):
+            if self.metrics.open > self.scheduler.capacity:  # painting is slower than drawing, and has no line
+                raise QueueFullError(self.metrics.open - 1, None)
             gallery = yield from self._walk(prompt, params, visitor, previews)
         yield gallery
 
@@ -212,7 +214,7 @@ class Pipeline:
 
 
 def _results(jobs: "list[Future[Any]]", drawn: Preview) -> Generator[Preview, None, list[Any]]:
-    """What the jobs come to. Until then the preview is repeated: whoever is gone is found out, and the jobs cancelled."""
+    """What the jobs come to. Until then `drawn` is repeated: who has gone is found out, and the jobs are cancelled."""
     try:
         while wait(jobs, HEARTBEAT).not_done:
             yield drawn

@@ -19,7 +19,7 @@ import vqgan
 from dalle_mini.gallery import Gallery, Preview
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.previews import UNDRAWN
-from dalle_mini.serving.scheduler import Waiting
+from dalle_mini.serving.scheduler import QueueFullError, Waiting
 from dalle_mini.training.emoji import CENTRES, Scene, World
 from dalle_mini.training.evaluate import judge
 from vqgan.checkpoint import CheckpointError
@@ -230,6 +230,24 @@ def test_whoever_leaves_while_painting_takes_long_is_noticed_and_not_painted_for
         painter.set()
     assert busy[0].result(60).shape == (emoji.resolution, emoji.resolution, 3)
     assert sum(painted) == 1
+
+
+def test_what_waits_to_be_painted_counts_where_places_are_bounded(
+    emoji: "Pipeline", still_works: None, monkeypatch: pytest.MonkeyPatch
+):
+    """Slots are free again before anything is painted, and without a bound more and more would be drawn."""
+    monkeypatch.setattr("dalle_mini.pipeline.HEARTBEAT", 0.1)
+    monkeypatch.setattr(type(emoji.scheduler), "capacity", 1)
+    painter, decode, rows = threading.Event(), emoji.vqgan.decode, emoji.config.side
+    monkeypatch.setattr(emoji.vqgan, "decode", lambda codes: painter.wait(60) and decode(codes))
+    events = emoji.stream("two rockets", previews=False, num_candidates=1, seed=1)
+    try:
+        assert next(event for event in events if getattr(event, "row", 0) == rows)
+        with pytest.raises(QueueFullError, match=r"^1 requests are waiting already: please try again later$"):
+            emoji.generate("two rockets")
+    finally:
+        events.close()
+        painter.set()
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])
