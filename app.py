@@ -360,7 +360,8 @@ def launch(
     grace: float | None = None,
 ) -> Iterator[str]:
     """Serve the page, /healthz and /metrics while the context lasts; gives the address. See web.serve."""
-    with tempfile.TemporaryDirectory(prefix="dalle-mini-") as folder:
+    # Who was drawn for at the last moment may still be saving.
+    with tempfile.TemporaryDirectory(prefix="dalle-mini-", ignore_cleanup_errors=True) as folder:
         served = gr.mount_gradio_app(
             web.new_app(pipeline),
             build_demo(pipeline, Answers(Path(folder).resolve())),

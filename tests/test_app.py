@@ -417,6 +417,19 @@ def test_whatever_hangs_the_process_ends_within_the_grace(
     assert asked == [(killed_after, os._exit, [1]), closed_after]
 
 
+def test_the_second_signal_ends_the_process_whatever_it_is_doing() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        asked = web.stop_signal()
+        assert not asked.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert asked.is_set()
+        assert [signal.getsignal(number) for number in before] == [signal.SIG_DFL] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 # The model card, and starting
 
 

@@ -104,15 +104,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def stop_signal() -> threading.Event:
-    """What SIGTERM or Ctrl+C will set, the first time; the second time they end the process."""
-    asked = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """What SIGTERM or Ctrl+C will set, the first time; the second time they end the process, whatever it is doing."""
+    asked, numbers = threading.Event(), (signal.SIGTERM, signal.SIGINT)
 
     def ask(*_: object) -> None:
         asked.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in numbers:  # no KeyboardInterrupt: Python's own end, amid threads that draw, is an abort
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in before:
+    for number in numbers:
         signal.signal(number, ask)
     return asked
