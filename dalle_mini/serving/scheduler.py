@@ -6,9 +6,10 @@ The way of one request:
     `QueueFullError` says how long the wait would be.
  2. Before every row an engine's thread admits: visitors take turns, a request a turn, so that somebody with ten
     requests is not ahead of somebody with one. A request's candidates all go to the engine with the least to do,
-    one after another, as slots become free; the other engines go on to the next in line.
+    one after another, as slots become free; the other engines go on to the next in line. At one engine nobody is
+    overtaken: while the next has no room there with (or without) guidance, those behind wait, for a picture at most.
  3. `Engine.decode` draws one row of every slot; all whose rows have grown are told, and `stream` yields `Drawing`.
-    Until then it yields `Waiting`: the place in line and, once anything was measured, the seconds.
+    Until then it yields `Waiting`: the place in line and, once a row was measured while others waited, the seconds.
  4. A candidate that is whole leaves its slot to the next at once. With its last candidate the request is done.
  5. Closing the stream cancels: slots are free before the next row, a place in line at once.
 
