@@ -280,7 +280,9 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             with gr.Row(equal_height=True):
-                prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], scale=4, min_width=240)
+                prompt = gr.Textbox(
+                    label="Prompt", placeholder=EXAMPLES[0], max_lines=5, scale=4, min_width=240, elem_id="prompt"
+                )
                 draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw")
                 stop = gr.Button("Stop", variant="stop", min_width=100, elem_id="stop", visible=False)
             samples = [[text] for text in EXAMPLES]

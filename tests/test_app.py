@@ -688,6 +688,20 @@ def test_page_fits_a_frame_360_pixels_wide(phone: "Page", address: str, requeste
 
 
 @pytest.mark.browser
+def test_opened_picture_and_its_caption_are_in_sight_wherever_the_page_was(phone: "Page", address: str) -> None:
+    phone.goto(address)
+    ask(phone, "a red apple")
+    wait_for_gallery(phone, 9)
+    phone.get_by_label("Thumbnail 9 of 9").first.click()
+    for part in (".media-button img", ".caption"):
+        box = phone.locator(f"#gallery .preview {part}").bounding_box()
+        assert box
+        assert box["x"] >= 0 <= box["y"], part
+        assert box["x"] + box["width"] <= 360, part
+        assert box["y"] + box["height"] <= 780, part
+
+
+@pytest.mark.browser
 def test_blog_post_with_the_app_embedded_works(phone: "Page", address: str) -> None:
     post = (app.ASSETS / "embed.html").read_text(encoding="utf-8")
     phone.set_content(post.replace("http://127.0.0.1:7860/", address))
