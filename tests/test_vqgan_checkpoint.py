@@ -287,6 +287,19 @@ def test_an_unknown_hub_id_offline_is_one_sentence(location: str):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("reason", "told"), [("reset by peer\nTry again", "reset by peer"), ("", "RuntimeError")])
+def test_a_download_that_breaks_off_is_one_sentence(reason: str, told: str, monkeypatch: pytest.MonkeyPatch):
+    """Neither httpx's errors nor those of the hub's faster download are OSErrors."""
+
+    def break_off(*_: object, **__: object) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr("vqgan.checkpoint.snapshot_download", break_off)
+    with pytest.raises(CheckpointError) as error:
+        resolve("somebody/vqgan", ["*"])
+    assert str(error.value) == f"somebody/vqgan is neither a folder nor available from the hub: {told}"
+
+
 @pytest.mark.parametrize("location", ["a/b/c", "/no/such/folder", "../up", "naïve/name", "a b/c", "x" * 10_000, "a\0b"])
 def test_what_can_be_no_hub_id_is_named(location: str):
     with pytest.raises(CheckpointError) as error:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import serialization, traverse_util
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from safetensors.flax import save_file
 
@@ -41,8 +41,8 @@ def resolve(location: str | Path, patterns: Sequence[str]) -> Path:
         raise CheckpointError(
             f"model must be a preset, a folder or a hub id like owner/name, got {str(location)!r}"
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a download can break off in three libraries, as errors of many types
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"{location} is neither a folder nor available from the hub: {reason}") from None
 
 
