@@ -79,10 +79,12 @@ class Reranker:
                 # The tag says which activation its weights were trained with; open_clip would only warn.
                 force_quick_gelu=bool(tag and open_clip.get_pretrained_cfg(source, tag).get("quick_gelu")),
             )
-            tokenize = open_clip.get_tokenizer(source)
+            reranker = cls(name=name, model=model, preprocess=preprocess, tokenize=open_clip.get_tokenizer(source))
+            # Files that do not fit each other, a foreign tokenizer above all, show it when they are used.
+            reranker.score("a picture", np.zeros((1, 64, 64, 3), np.uint8))
         except Exception as error:  # a damaged file can surface as almost any exception of four libraries
             raise RerankerError(f"cannot load the CLIP model {location!r}: {_one_line(error)}") from error
-        return cls(name=name, model=model, preprocess=preprocess, tokenize=tokenize)
+        return reranker
 
     @torch.inference_mode()
     def score(self, prompts: str | Sequence[str], pixels: np.ndarray) -> Float32[np.ndarray, " B"]:

@@ -241,10 +241,25 @@ def reshape(path: Path) -> None:
     path.write_text(json.dumps(config), "utf-8")
 
 
+def use_the_tokenizer_of_open_clip(path: Path) -> None:
+    """Its 49,408 tokens are more than the model knows."""
+    config = json.loads(path.read_text("utf-8"))
+    del config["model_cfg"]["text_cfg"]["hf_tokenizer_name"]
+    path.write_text(json.dumps(config), "utf-8")
+
+
+def spoil_the_mean(path: Path) -> None:
+    config = json.loads(path.read_text("utf-8"))
+    config["preprocess_cfg"]["mean"] = [0.5, None, 0.5]
+    path.write_text(json.dumps(config), "utf-8")
+
+
 @pytest.mark.parametrize(
     ("file_name", "damage"),
     [
         ("open_clip_model.safetensors", truncate),
+        ("open_clip_config.json", use_the_tokenizer_of_open_clip),
+        ("open_clip_config.json", spoil_the_mean),
         ("open_clip_config.json", lambda path: path.write_text("[]", "utf-8")),
         ("open_clip_config.json", lambda path: path.write_text("not json", "utf-8")),
         ("open_clip_config.json", reshape),
