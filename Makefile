@@ -9,6 +9,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+TWO_FILES := -n 2 --dist loadfile
 
 .PHONY: app test test-slow check bench load emoji-model
 .DELETE_ON_ERROR:
@@ -17,10 +18,10 @@ app: .venv/runtime.stamp
 	$(BIN)/python app.py
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(TWO_FILES)
 
 test-slow: .venv/ray.stamp
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow $(TWO_FILES)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 # With XLA's YNNPACK fusions more results depend on the batch size: measured, the VQGAN's pixels at batch 4 and the
-# logits at mini's width from 8 rows on, which agree to the bit without them. (The engine's BUCKETS do the rest.) The
+# logits at mini's width from 8 rows on, which agree to the bit without them. (The engine's ROWS do the rest.) The
 # text-to-code training step was about 1.5 times faster without, too, on two busy cores. An unknown flag ends the
 # process, so this one is for the pinned JAX only.
 JAX_VERSION, XLA_FLAG = "0.10.2", "--xla_cpu_experimental_ynn_fusion_type="

@@ -276,6 +276,7 @@ def test_no_caption_without_a_background_is_of_an_object_that_is_held_out_on_whi
     assert shown == {True: set(NAMES), False: set(NAMES) - avoided}
 
 
+@pytest.mark.slow
 def test_an_object_is_spelt_alike_over_every_background_and_painted_right(world: World, emoji: "Pipeline"):
     spelling = embedded.Spelling(world, emoji.vqgan)
     scenes = [scene for scene in world.alone("cat", SMALL) if scene.sprites == world.alone("cat", SMALL)[0].sprites]

@@ -1,6 +1,9 @@
 """A candidate is the same to the bit whatever else the engine is doing; a tiny random model is enough to show it."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +16,7 @@ from dalle_mini import model
 from dalle_mini.config import MAX_CANDIDATES, ModelConfig, SamplingParams
 from dalle_mini.decode import candidate_rng
 from dalle_mini.sampling import guide, sample
-from dalle_mini.serving.engine import BUCKETS, KEPT_PROMPTS, Engine, Slot
+from dalle_mini.serving.engine import KEPT_PROMPTS, ROWS, Engine, Slot
 from dalle_mini.tokenizer import TokenizedPrompt
 
 CONFIG = ModelConfig(
@@ -71,8 +74,8 @@ def engine() -> Engine:
     return Engine(CONFIG, params)
 
 
-def insert(engine: Engine, wanted: Request, *, more: int = 0) -> Slot:
-    return engine.insert(engine.prefill(wanted.prompt), wanted.params, candidate=wanted.candidate, more=more)
+def insert(engine: Engine, wanted: Request) -> Slot:
+    return engine.insert(engine.prefill(wanted.prompt), wanted.params, candidate=wanted.candidate)
 
 
 def take(engine: Engine, slot: Slot) -> Drawn:
@@ -89,7 +92,7 @@ def take(engine: Engine, slot: Slot) -> Drawn:
 
 def draw(engine: Engine, requests: Sequence[Request]) -> list[Drawn]:
     """All together, in as few slots as hold them."""
-    slots = [insert(engine, wanted, more=len(requests) - 1 - i) for i, wanted in enumerate(requests)]
+    slots = [insert(engine, wanted) for wanted in requests]
     for _ in range(CONFIG.side):
         engine.decode()
     return [take(engine, slot) for slot in slots]
@@ -111,8 +114,8 @@ def crowd(number: int, place: int) -> list[Request]:
     return [*others[:place], OURS, *others[place:]]
 
 
-@pytest.mark.parametrize("slots", [BUCKETS[0] // 2, BUCKETS[1] // 2, MAX_CANDIDATES])
-def test_a_candidate_is_the_same_in_every_bucket_slot_and_group(engine: Engine, alone: Drawn, slots: int):
+@pytest.mark.parametrize("slots", [4, ROWS // 2, MAX_CANDIDATES])
+def test_a_candidate_is_the_same_in_every_slot_and_group(engine: Engine, alone: Drawn, slots: int):
     for place in range(slots):
         assert_same(draw(engine, crowd(slots, place))[place], alone)
 
@@ -131,7 +134,7 @@ def test_every_candidate_of_a_full_batch_is_the_one_drawn_alone(engine: Engine):
 def test_eviction_and_insertion_midway_leave_the_others_unchanged(engine: Engine, alone: Drawn):
     """A slot is freed after a row and taken by OURS, which then draws on beside slots that are long finished."""
     expected = [draw(engine, [wanted])[0] for wanted in NEIGHBOURS]
-    slots = [insert(engine, wanted, more=3) for wanted in NEIGHBOURS]
+    slots = [insert(engine, wanted) for wanted in NEIGHBOURS]
     engine.decode()
     engine.evict(slots.pop(1))
     del expected[1]
@@ -215,7 +218,7 @@ def test_changing_a_setting_compiles_nothing(engine: Engine, alone: Drawn):
     assert [program._cache_size() for program in programs] == before
 
 
-def test_after_warming_up_no_bucket_compiles_anything(engine: Engine):
+def test_after_warming_up_nothing_compiles(engine: Engine):
     engine = Engine(CONFIG, engine.params, slots=18)
     for _ in engine.warm_up():
         pass
@@ -231,24 +234,31 @@ PLAIN = [request(seed, 1, condition_scale=1.0) for seed in range(20)]
 
 
 def test_without_guidance_a_slot_has_one_row(engine: Engine):
-    slots = [insert(engine, wanted, more=BUCKETS[0] - 1 - i) for i, wanted in enumerate(PLAIN[: BUCKETS[0]])]
+    slots = [insert(engine, wanted) for wanted in PLAIN[:ROWS]]
     (group,) = engine._groups.values()
-    assert (group.rows, group.state.cache.k[0].shape[0]) == (BUCKETS[0], BUCKETS[0])
+    assert group.state.cache.k[0].shape[0] == ROWS
     for slot in slots:
         engine.evict(slot)
 
 
 def test_without_guidance_too_a_candidate_is_the_same_in_every_company(engine: Engine):
     expected = draw(engine, [PLAIN[0]])[0]
-    for number in (BUCKETS[0], BUCKETS[0] + 1, BUCKETS[1], 20):
+    for number in (2, 8, ROWS, 20):
         assert_same(draw(engine, [OURS, *PLAIN[1:number], PLAIN[0]])[-1], expected)
 
 
+@pytest.mark.slow
+def test_all_that_holds_on_this_machine_holds_on_five_threads():
+    """XLA divides products among its threads, of which there are NPROC."""
+    line = [sys.executable, "-m", "pytest", __file__, "-m", "not slow", "-k", "same or unchanged or alone"]
+    done = subprocess.run(line, env={**os.environ, "NPROC": "5"}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
 def test_groups_are_made_when_needed_and_dropped_when_empty(engine: Engine):
-    slots = [insert(engine, OURS)]
-    slots += [insert(engine, wanted, more=11 - i) for i, wanted in enumerate([OURS] * 12)]
-    assert [group.rows for group in engine._groups.values()] == [12, 18]
-    assert engine.slots_in_use == 13
+    slots = [insert(engine, wanted) for wanted in [OURS] * (ROWS // 2 + 1)]
+    assert [len(group.drawn) for group in engine._groups.values()] == [ROWS // 2, 1]
+    assert engine.slots_in_use == ROWS // 2 + 1
     for slot in slots:
         engine.evict(slot)
     assert engine._groups == {}
@@ -257,9 +267,9 @@ def test_groups_are_made_when_needed_and_dropped_when_empty(engine: Engine):
 def test_there_is_room_for_as_many_slots_as_were_asked_for():
     params = jax.jit(lambda rng: model.init_params(CONFIG, rng))(jax.random.key(0))
     engine = Engine(CONFIG, params, slots=9)
-    for i in range(9):
+    for _ in range(9):
         assert engine.has_room(OURS.params)
-        insert(engine, OURS, more=8 - i)
+        insert(engine, OURS)
     assert not engine.has_room(OURS.params)
     assert not engine.has_room(PLAIN[0].params)
     engine.reset()

@@ -131,6 +131,7 @@ def test_sizes_follow_from_the_tokenizer_and_the_vqgan_and_must_agree_with_them(
         recipe.load("mini").dalle(painter=VQGANConfig(n_embed=20_000))
 
 
+@pytest.mark.slow
 def test_dry_run_of_mega_says_what_it_takes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plan, "measured_rate", lambda dtype: 5e14)
     arguments = ["train", "dalle", "--recipe", "mega", "--dry-run", "--devices", "16"]

@@ -42,7 +42,7 @@ class CountingEngine:
     def has_room(self, params: SamplingParams) -> bool:
         return len(self.drawn) < self.slots
 
-    def insert(self, prefix: str, params: SamplingParams, *, candidate: int, more: int = 0) -> Slot:
+    def insert(self, prefix: str, params: SamplingParams, *, candidate: int) -> Slot:
         if (number := 10 * params.seed + candidate) in self.full_at:
             self.full_at.remove(number)
             raise MemoryError("the device is full")

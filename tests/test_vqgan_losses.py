@@ -1,5 +1,8 @@
 """What the perceptual loss and the discriminator compute, against hand-made numbers and other people's code."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,21 +144,23 @@ def test_the_discriminator_has_the_layers_of_the_paper():
     }
 
 
-def test_every_parameter_of_the_discriminator_and_every_pixel_has_a_gradient():
-    params = discriminator.init_params(SMALL, jax.random.key(0))
+@pytest.fixture(scope="module")
+def critic() -> dict[str, Any]:
+    return jax.jit(partial(discriminator.init_params, SMALL))(jax.random.key(0))
+
+
+def test_every_parameter_of_the_discriminator_and_every_pixel_has_a_gradient(critic: dict[str, Any]):
     pixels = jnp.asarray(pictures(2, 16))
-    of_params, of_pixels = jax.grad(lambda p, x: jnp.square(discriminator.logits(p, SMALL, x)).mean(), (0, 1))(
-        params, pixels
-    )
+    gradient = jax.jit(jax.grad(lambda p, x: jnp.square(discriminator.logits(p, SMALL, x)).mean(), (0, 1)))
+    of_params, of_pixels = gradient(critic, pixels)
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(of_params))
     assert (jnp.abs(of_pixels) > 0).all()
 
 
-def test_a_pictures_logits_do_not_depend_on_the_others_of_the_batch():
-    params = discriminator.init_params(SMALL, jax.random.key(0))
+def test_a_pictures_logits_do_not_depend_on_the_others_of_the_batch(critic: dict[str, Any]):
     pixels = jnp.asarray(pictures(3, 16))
-    together = discriminator.logits(params, SMALL, pixels)
-    np.testing.assert_allclose(discriminator.logits(params, SMALL, pixels[1:2])[0], together[1], atol=1e-6)
+    together = discriminator.logits(critic, SMALL, pixels)
+    np.testing.assert_allclose(discriminator.logits(critic, SMALL, pixels[1:2])[0], together[1], atol=1e-6)
 
 
 def test_hinge_losses_by_hand():

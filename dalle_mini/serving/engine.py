@@ -5,13 +5,14 @@ picture, `evict` it at any row; others may join and leave meanwhile. The engine 
 requests, and is used by one thread at a time.
 
 What is drawn does not depend on the slot, on the other slots or on how many there are. Matrix libraries may sum in
-another order for another batch size or at another place of a batch, so only the sizes of `BUCKETS` are ever computed.
-They were measured to give the same bits at every place: on CPUs with AVX2 (Zen 3), whose products are made of six rows
-and of what is left over, where 1, 2 and 3 rows sum in an order of their own, and with AVX-512 (Zen 4), at the widths of
-emoji and mini; with the flag of device.py. tests/test_engine.py tells whether it holds on a machine. Slots live in groups of these sizes: a group is
-made when there is no free place, and is dropped when its last slot is. A slot has two rows of its group's batch, with
-and without the prompt; where condition_scale is 1 the second would change nothing, and one row is all there is.
-On other devices nobody has measured this: there every group has the largest bucket's size, the same for everyone.
+another order for another number of rows, or at another place among them. So slots live in groups whose batches all have
+`ROWS` rows; a group is made when there is no free place, and dropped when its last slot is. A slot has two rows, with
+and without the prompt; where condition_scale is 1 the second would change nothing, and one is all there is.
+
+Measured on CPUs, logits as integers, with the flag of device.py: no two sizes agree everywhere (12 and 18 rows do on
+two threads and not on four or more), and of one size not all places do (with AVX2, products are made of six rows and of
+what is left over: 1, 2 or 3 rows sum in an order of their own). All places of 18 do, with AVX2 and with AVX-512. On
+accelerators nobody has measured it.
 """
 
 import itertools
@@ -33,7 +34,7 @@ from dalle_mini.decode import DecodeState
 from dalle_mini.model import CrossKV, Params
 from dalle_mini.tokenizer import TokenizedPrompt
 
-BUCKETS = (12, 18)  # rows that are computed together: 6 and 9 slots with guidance, 12 and 18 without
+ROWS = 18  # that are computed together: 9 slots with guidance, 18 without
 KEPT_PROMPTS = 8  # texts whose prefill is kept for the next time
 MOST_SLOTS = 36  # of the automatic choice on a CPU, where more at a time are hardly faster
 
@@ -52,28 +53,22 @@ class Group:
     free: list[int]
     drawn: dict[int, list[np.ndarray]]  # place -> rows so far
 
-    @property
-    def rows(self) -> int:
-        places = len(self.free) + len(self.drawn)
-        return 2 * places if self.guided else places
-
 
 class Engine:
     """Owns a device's params and decode states; see the module's contract.
 
-    slots: how many candidates with guidance are drawn at once; without, twice as many. None: what the memory holds.
+    slots: how many candidates with guidance are drawn at once, in whole groups; without, twice as many. None: what the
+    memory holds.
     """
 
     def __init__(
         self, config: ModelConfig, params: Params, *, slots: int | None = None, device: jax.Device | None = None
     ) -> None:
         self.device = device or jax.devices()[0]
-        smallest = BUCKETS[-1] // 2
-        if slots is not None and slots < smallest:
-            raise ValueError(f"slots must be >= {smallest}, got {slots}")
+        if slots is not None and slots < ROWS // 2:
+            raise ValueError(f"slots must be >= {ROWS // 2}, got {slots}")
         self.config, self.params = config, jax.device_put(params, self.device)
         self.slots = slots or _slots_for(config, self.device)
-        self.buckets = BUCKETS if self.device.platform == "cpu" else BUCKETS[-1:]
         self._groups: dict[int, Group] = {}
         self._numbers = itertools.count()
         self._prompts: OrderedDict[bytes, CrossKV] = OrderedDict()
@@ -95,15 +90,15 @@ class Engine:
 
     def has_room(self, params: SamplingParams) -> bool:
         """Whether one more candidate can be inserted now."""
-        return self._find(_guided(params)) is not None or self._rows_left() >= self.buckets[0]
+        return self._find(_guided(params)) is not None or (len(self._groups) + 1) * ROWS <= 2 * self.slots
 
-    def insert(self, prefix: CrossKV, params: SamplingParams, *, candidate: int, more: int = 0) -> Slot:
-        """Start a candidate in a free slot. `params.seed` must be set; `more` are about to follow it."""
+    def insert(self, prefix: CrossKV, params: SamplingParams, *, candidate: int) -> Slot:
+        """Start a candidate in a free slot. `params.seed` must be set."""
         assert params.seed is not None, "the pipeline draws a seed before it draws a picture"
         guided = _guided(params)
         number = self._find(guided)
         if number is None:
-            number = self._make(guided, 1 + more)
+            number = self._make(guided)
         group = self._groups[number]
         place, rng = group.free[-1], self._rng(jnp.uint32(params.seed), jnp.uint32(candidate))
         state, group.state = group.state, None  # a donated state is gone if the device fails
@@ -148,13 +143,13 @@ class Engine:
         return sum(len(group.drawn) for group in self._groups.values())
 
     def warm_up(self) -> Iterator[None]:
-        """Run the programs of one bucket after another, so that nobody waits for a compiler. Any thread may."""
+        """Run one program after another, so that nobody waits for a compiler. Any thread may."""
         params = self.params  # `close` may come in between
         tokens = jax.device_put(np.zeros((2, self.config.max_text_length), np.int32), self.device)
         prefix = self._prefill(params, tokens=tokens, mask=jnp.ones_like(tokens))
         rng = self._rng(jnp.uint32(0), jnp.uint32(0))
-        for rows, guided in itertools.product(self.buckets, (True, False)):
-            state = jax.device_put(self._empty(guided, rows), self.device)
+        for guided in (True, False):
+            state = self._empty(guided)
             state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(self.config.sampling))
             self._decode_row(params, state=state)
             yield
@@ -168,22 +163,15 @@ class Engine:
         """A group with a free place."""
         return next((n for n, group in self._groups.items() if group.guided == guided and group.free), None)
 
-    def _rows_left(self) -> int:
-        return 2 * self.slots - sum(group.rows for group in self._groups.values())
-
-    def _make(self, guided: bool, wanted: int) -> int:
-        """A new group: the smallest bucket that holds what is `wanted`, or else the largest that there is room for."""
-        wanted *= 2 if guided else 1
-        fitting = [rows for rows in self.buckets if rows <= self._rows_left()]
-        assert fitting, "insert only where has_room"
-        rows = next((rows for rows in fitting if rows >= wanted), fitting[-1])
-        number = next(self._numbers)
-        state = jax.device_put(self._empty(guided, rows), self.device)
+    def _make(self, guided: bool) -> int:
+        """A new group, where there is room."""
+        number, state = next(self._numbers), self._empty(guided)
         self._groups[number] = Group(guided=guided, state=state, free=list(range(len(state.codes)))[::-1], drawn={})
         return number
 
-    def _empty(self, guided: bool, rows: int) -> DecodeState:
-        return decode.empty_state(self.config, rows // 2 if guided else rows, guided=guided)
+    def _empty(self, guided: bool) -> DecodeState:
+        state = decode.empty_state(self.config, ROWS // 2 if guided else ROWS, guided=guided)
+        return jax.device_put(state, self.device)
 
 
 def _sampling(params: SamplingParams) -> decode.SlotSampling:
@@ -200,7 +188,7 @@ def _guided(params: SamplingParams) -> bool:
 
 
 def _slots_for(config: ModelConfig, device: jax.Device) -> int:
-    """What a quarter of the memory holds, in whole groups of the largest bucket, at least one."""
+    """What a quarter of the memory holds, in whole groups, at least one."""
     if device.platform == "cpu":
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
         most = MOST_SLOTS
@@ -208,5 +196,5 @@ def _slots_for(config: ModelConfig, device: jax.Device) -> int:
         memory, most = (device.memory_stats() or {}).get("bytes_limit", 0), 4 * MOST_SLOTS
     positions = config.image_length + config.max_text_length
     slot = 2 * 2 * config.decoder_layers * config.d_model * positions * jnp.dtype(config.dtype).itemsize
-    group = BUCKETS[-1] // 2
+    group = ROWS // 2
     return group * max(1, min(memory // 4 // slot, most) // group)
