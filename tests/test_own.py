@@ -92,8 +92,11 @@ def test_model_without_clip_says_what_is_missing(run: Path, tmp_path: Path):
         dalle_mini.load(tmp_path / "half", rerank=False)
 
 
-def test_run_leaves_sheet_metrics_and_what_it_was_made_of(run: Path):
+def test_run_leaves_sheet_metrics_and_what_it_was_made_of(run: Path, shards: Path):
     assert (run / "dalle" / "sheets" / "000002.png").exists()
+    encoded = read_codes([shards])
+    (shown,) = np.flatnonzero(held_back(encoded.keys))
+    assert (run / "dalle" / "sheets.txt").read_text() == encoded.captions[shown] + "\n"
     last = json.loads((run / "dalle" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"step", "loss", "validation_loss", "codes_per_second"} <= set(last)
     facts = json.loads((run / "dalle" / "config.json").read_text())
@@ -138,6 +141,14 @@ def test_tokenizer_with_more_tokens_than_the_recipe_has_is_refused(shards: Path,
     ):
         own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path, reader=str(EMBEDDED))
     assert not (tmp_path / "dalle").exists()
+
+
+def test_another_tokenizer_than_that_of_the_run_is_refused(run: Path, shards: Path):
+    loaded = recipe.load("emoji-tiny", [*TINY, f"dalle.encoder_vocab_size={WORDS}"])
+    with pytest.raises(
+        ValueError, match=r"^tokenizer must be the one that is in .*dalle, got .*: use a new run folder$"
+    ):
+        own.train_dalle(loaded, [shards], run, reader=str(EMBEDDED))
 
 
 def test_recipe_of_another_codebook_is_refused(shards: Path, tmp_path: Path):

@@ -27,7 +27,7 @@ from dalle_mini.training.dataset import optional
 from dalle_mini.training.encode import Encoded, fingerprint, held_back, read_codes, vqgan_location
 from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.samples import check_same, write_json
-from vqgan.checkpoint import resolve
+from vqgan.checkpoint import resolve, write_text
 
 SHOWN = 16  # captions on a sheet
 VOCABULARY = 8192  # at most, for a tokenizer that a recipe says nothing about
@@ -61,6 +61,8 @@ def train_dalle(
     facts = {"vqgan": encoded.vqgan["sha256"], "examples": len(encoded.keys)}
     _begin(run / "dalle", {"sizes": sizes.to_dict(), "recipe": dataclasses.asdict(config), "data": facts})
     _once(lambda: _keep(network, run / "model" / "vqgan", again=bool(painter)), "vqgan")
+    shown = [caption for caption, out in zip(encoded.captions, held, strict=True) if out][:SHOWN]
+    _once(lambda: write_text(run / "dalle" / "sheets.txt", "".join(f"{caption}\n" for caption in shown)), "captions")
     folder = run / "model" / "dalle"
     params = train(
         sizes,
@@ -102,7 +104,7 @@ def _tokenizer(recipe: Recipe, run: Path, reader: str, captions: Sequence[str]) 
         return tokenizer.Tokenizer.load(folder, max_text_length=some.max_text_length, normalize=some.normalize_text)
 
     found = any((folder / name).exists() for name in ("tokenizer.json", "merges.txt"))
-    if reader and not found:
+    if reader:
         source = resolve(reader, ("*.json", "*.txt"))
         source = source / "dalle" if (source / "dalle").is_dir() else source
         recipe.dalle(vocab_size=load(source).vocab_size)  # refuses one that is too large before it is copied
@@ -115,7 +117,15 @@ def _tokenizer(recipe: Recipe, run: Path, reader: str, captions: Sequence[str]) 
             tokenizer.train(captions, folder, vocab_size=most, max_text_length=some.max_text_length)
 
     _once(make, "tokenizer")  # all, also those that found it because another was quicker
+    if reader and not _same_files(source, folder):
+        raise ValueError(f"tokenizer must be the one that is in {folder}, got {reader}: use a new run folder")
     return load(folder)
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether what both folders have of a tokenizer is the same."""
+    both = [name for name in tokenizer.FILES if (one / name).exists() and (other / name).exists()]
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in both)
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
@@ -173,5 +183,6 @@ def tracker(service: str, run: Path, config: dict[str, Any]) -> Callable[[int, d
     if service not in ("trackio", "wandb"):
         raise ValueError(f"track must be trackio or wandb, got {service!r}")
     module = optional(service, f"for --track {service}")
-    module.init(project="dalle-mini", name=run.name, config=config)
+    if jax.process_index() == 0:  # the only one that tells it anything
+        module.init(project="dalle-mini", name=run.name, config=config)
     return lambda step, row: module.log(row, step=step)
