@@ -21,7 +21,7 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.training.dalle import DalleTrainConfig, Examples
 from vqgan import VQGAN
 from vqgan.config import VQGANConfig
-from vqgan.loop import LoopConfig
+from vqgan.loop import LoopConfig, fit
 from vqgan.train import Batch, VQGANTrainConfig, same_cells
 
 VQGAN_SIZES = VQGANConfig(
@@ -172,6 +172,22 @@ def test_a_finished_run_is_not_trained_further(run: Run):
     log = (run.out / "metrics.jsonl").read_bytes()
     jax.tree.map(np.testing.assert_array_equal, run.train(run.out), run.params)
     assert (run.out / "metrics.jsonl").read_bytes() == log
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_shown_or_kept(tmp_path: Path):
+    """Or the next sheet would have replaced the last model that draws."""
+
+    def step(state: np.ndarray, batch: object) -> tuple[np.ndarray, dict[str, Any]]:
+        return state + 1, {"loss": 1.0 if state < 3 else np.nan}
+
+    def sheet(state: np.ndarray) -> Image.Image:
+        assert state < 4
+        return Image.new("RGB", (1, 1))
+
+    loop = LoopConfig(out=tmp_path, steps=9, examples_per_step=1, log_every=1, sheet_every=1)
+    with pytest.raises(ValueError, match=r"^loss must stay a number, got nan at step 4 of .*: use a new run folder"):
+        fit(np.zeros(()), step, lambda step: None, config=loop, sheet=sheet)
+    assert len(losses(tmp_path)) == 3
 
 
 def test_the_shortest_vqgan_run_is_a_whole_one(tmp_path: Path):

@@ -10,6 +10,7 @@ arrays are put where those of the state that `fit` is given are. A run folder ho
 import dataclasses
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -53,8 +54,9 @@ def fit(
 ) -> State:
     """Run `step_fn` from the newest checkpoint in `config.out` (or from `state`) up to `config.steps`.
 
-    `step_fn(state, batch)` returns the new state and a dict of scalar metrics; it may donate its state. Every
-    `sheet_every` steps, `sheet(state)` draws a picture of the progress and `validate(state)` adds metrics.
+    `step_fn(state, batch)` returns the new state and a dict of scalar metrics, "loss" among them; it may donate its
+    state. Every `sheet_every` steps, `sheet(state)` draws a picture of the progress and `validate(state)` adds metrics.
+    Raises ValueError for a loss that is not a number.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     first = jax.process_index() == 0
@@ -124,6 +126,11 @@ def _reporting(config: LoopConfig, start: int) -> Iterator[Callable[[int, dict[s
             if step % config.log_every and step != config.steps:
                 return
             row = {name: float(value) for name, value in metrics.items()}
+            if not math.isfinite(row["loss"]):  # no step leads back, and a sheet would put it into the model
+                raise ValueError(
+                    f"loss must stay a number, got {row['loss']} at step {step} of {config.out}: "
+                    "use a new run folder and a lower learning_rate"
+                )
             now = time.monotonic()  # reading the metrics waited for the device
             steps_per_second = (step - logged_step) / (now - logged)
             rates = {"examples_per_second": config.examples_per_step, **config.rates}
