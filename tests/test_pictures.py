@@ -99,7 +99,7 @@ def photograph(number: int, width: int = 24, height: int = 20) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 pictures with captions, and three of no use: a broken one, a small one and one without a caption."""
+    """59 pictures with captions, and four of no use: broken, small, without a caption, with a blank one."""
     folder = tmp_path_factory.mktemp("source")
     for number in range(63):
         photograph(number).save(folder / f"{number:02d}.png")
@@ -107,6 +107,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "10.png").write_bytes((folder / "10.png").read_bytes()[:200])
     photograph(20, 24, 15).save(folder / "20.png")
     (folder / "30.txt").unlink()
+    (folder / "40.txt").write_text(" \n")
     return folder
 
 
@@ -276,9 +277,9 @@ def trained(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     report = train_vqgan(source, folder, sizes=SIZES, config=dataclasses.replace(RECIPE, steps=10))
     assert report.skipped == {"truncated": ["10.png"], "smaller than 16 pixels": ["20.png"]}
-    assert report.kept == 61  # the one without a caption, too
+    assert report.kept == 61  # those without a caption, too
     report = train_clip(source, folder, config=CLIP)
-    assert report.kept == 60
+    assert report.kept == 59
     return folder
 
 
@@ -287,7 +288,7 @@ def test_a_folder_of_pictures_becomes_codes_of_its_own_vqgan(trained: Path, sour
     assert painter.config == SIZES
     encode(source, painter, out=tmp_path / "codes")
     captions, codes, *_ = read_codes([tmp_path / "codes"])
-    assert (len(captions), codes.shape[1]) == (61, 64)  # `encode` enlarges the small one
+    assert (len(captions), codes.shape[1]) == (60, 64)  # `encode` enlarges the small one
     assert len(np.unique(codes)) > 4
 
 
@@ -302,7 +303,7 @@ def test_the_pictures_are_those_that_encode_shows(trained: Path, source: Path):
     from PIL import ImageOps
 
     data = read_pictures(source, trained / "clip", side=16, captioned=True)
-    kept = [number for number in range(63) if number not in (10, 20, 30)]
+    kept = [number for number in range(63) if number not in (10, 20, 30, 40)]
     assert data.captions == [f"a {list(COLOURS)[number % 4]} square number {number}" for number in kept]
     expected = np.stack([np.asarray(ImageOps.fit(photograph(number), (16, 16))) for number in kept])
     np.testing.assert_array_equal(data.pixels, expected)
@@ -332,7 +333,7 @@ def test_a_half_read_source_is_read_again(source: Path, tmp_path: Path, monkeypa
         with pytest.raises(StopError):
             read_pictures(source, tmp_path, side=16, captioned=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures.npy"]
-    assert len(read_pictures(source, tmp_path, side=16, captioned=True).pixels) == 60
+    assert len(read_pictures(source, tmp_path, side=16, captioned=True).pixels) == 59
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures.json", "pictures.npy"]
 
 
@@ -445,6 +446,14 @@ def test_another_recipe_or_source_needs_another_run_folder(trained: Path, source
         train_vqgan(tmp_path, trained, sizes=SIZES, config=dataclasses.replace(RECIPE, steps=10))
 
 
+def test_the_vqgan_of_a_text_to_code_model_is_not_replaced(trained: Path, source: Path, tmp_path: Path):
+    """A run that took one from elsewhere, as `train dalle` does, keeps it."""
+    taken = shutil.copytree(trained / "model" / "vqgan", tmp_path / "model" / "vqgan")
+    with pytest.raises(ValueError, match=rf"^run must not have a VQGAN from elsewhere, got {taken}: use a new run"):
+        train_vqgan(source, tmp_path, sizes=SIZES, config=dataclasses.replace(RECIPE, steps=10))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_source_without_enough_pictures_is_refused(source: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="source must hold pictures, tar shards or tables"):
         train_vqgan(tmp_path, tmp_path / "run", sizes=SIZES, config=RECIPE)
@@ -453,5 +462,5 @@ def test_a_source_without_enough_pictures_is_refused(source: Path, tmp_path: Pat
         train_vqgan(tmp_path, tmp_path / "run", sizes=SIZES, config=RECIPE)
     with pytest.raises(ValueError, match="at least 8 pictures of 16 pixels or more, got 0 of 1 kept, 1 no caption"):
         train_clip(tmp_path, tmp_path / "run", config=CLIP)
-    with pytest.raises(ValueError, match="at least 100 pictures of 16 pixels or more, got 60 of 63 kept"):
+    with pytest.raises(ValueError, match="at least 100 pictures of 16 pixels or more, got 59 of 63 kept"):
         train_clip(source, tmp_path / "run", config=dataclasses.replace(CLIP, batch_size=100))

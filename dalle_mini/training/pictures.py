@@ -55,8 +55,8 @@ def train_vqgan(source: str | Path, run: Path, *, sizes: VQGANConfig, config: VQ
     """Pictures to codes and back, trained on all local devices; captions are not needed.
 
     Says what became of the rows of the source. Raises ValueError, before anything is allocated, for settings that do
-    not go together, another recipe than the one this run was begun with, and a source with fewer than 2 pictures,
-    one to train on and one to look at.
+    not go together, another recipe than the one this run was begun with, a run whose text-to-code model has another
+    VQGAN, and a source with fewer than 2 pictures, one to train on and one to look at.
     """
     device.set_up()
     check(sizes, config, devices=len(jax.local_devices()))
@@ -66,6 +66,10 @@ def train_vqgan(source: str | Path, run: Path, *, sizes: VQGANConfig, config: VQ
     out = run / "vqgan"
     recipe = {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)}
     check_same(out / CONFIG, recipe)
+    taken = run / "model" / "vqgan"
+    if taken.exists() and not (out / CONFIG).exists():
+        # Another one in its place would paint what the text-to-code model writes, and all of it wrongly.
+        raise ValueError(f"run must not have a VQGAN from elsewhere, got {taken}: use a new run folder")
     data = read_pictures(source, out, side=sizes.resolution, captioned=False, at_least=2)
     write_json(out / CONFIG, recipe)
     held = np.linspace(0, len(data.pixels) - 1, min(HELD_OUT, len(data.pixels) // 2)).astype(int)
@@ -143,7 +147,7 @@ def _write_pixels(source: str | Path, folder: Path, *, side: int, captioned: boo
     captions: list[str] = []
     rows: Iterable[Row] = open_source(source)
     if not captioned:
-        rows = (row._replace(caption=row.caption or row.key) for row in rows)
+        rows = (row._replace(caption="not needed") for row in rows)  # blank ones would be skipped
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / (PIXELS + ".partial")
     with partial.open("wb") as file, tqdm(unit="picture", mininterval=5) as bar:
