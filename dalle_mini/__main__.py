@@ -10,6 +10,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -420,8 +421,12 @@ def _refuse(error: Exception) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and gives the exit code."""
+    # Pictures that are too large are counted and listed; Pillow would say so in the middle of the progress, of each.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     try:
         return app(arguments or ["--help"], prog_name="python -m dalle_mini", standalone_mode=False) or 0
+    except typer.BadParameter as error:
+        return _refuse(ValueError(error.format_message()))  # which names the option
     except (typer.TyperException, ValueError, OSError) as error:
         return _refuse(error)
     except MemoryError as error:

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -341,6 +342,17 @@ def test_the_command_filters_and_tells_how_many(source: Path, tmp_path: Path, ca
     assert told.startswith(f"{source}: 5 of 8 kept, 1 ")
     assert told.endswith(f"; see {out}\n")
     assert pq.read_table(out / "filtered.parquet")["key"].to_pylist() == ["a.png", "b.png", "e.png", "f.png", "g.png"]
+
+
+def test_a_huge_picture_is_counted_and_not_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "source").mkdir()
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "source" / "a.png")
+    (tmp_path / "source" / "a.txt").write_text("a night in the desert")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert main(["filter", str(tmp_path / "source"), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'source'}: 0 of 1 kept, 1 huge; ")
+    assert told == []
 
 
 def test_a_source_that_is_nowhere_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -66,6 +66,11 @@ def test_bad_setting_is_named_with_rule_and_value(
         ),
         (["generate", "a cat", "--bogus"], "error: No such option: --bogus"),
         (["generate", "a cat", "--seed"], "error: Option '--seed' requires an argument."),
+        (
+            ["evaluate", "--captions", "0"],
+            "error: Invalid value for '--captions': Input should be greater than or equal to 1",
+        ),
+        (["publish", "emoji"], "error: Missing option '--out'."),
         (["xyzzy"], "error: No such command 'xyzzy'."),
     ],
 )

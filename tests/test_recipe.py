@@ -145,6 +145,12 @@ def test_dry_run_of_mega_says_what_it_takes(capsys: pytest.CaptureFixture[str], 
     assert f"200000 steps: at least {hours:.1f} hours on 16 such devices, at the 500 TFLOP/s" in told
 
 
+def test_the_emoji_world_without_a_vqgan_asks_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "dalle", "--run", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: run must hold the VQGAN of the emoji world, which `train vqgan` makes, got none in ")
+
+
 def test_recipe_without_data_of_its_own_asks_for_some(capsys: pytest.CaptureFixture[str]):
     for network in ("dalle", "vqgan", "clip"):
         assert main(["train", network, "--recipe", "mini"]) == 2

@@ -164,8 +164,11 @@ def _scenes(world: World, rng: np.random.Generator, count: int) -> list[Scene]:
 
 
 def _load(run: Path) -> tuple[World, vqgan.VQGAN]:
-    """The run's VQGAN, and the world at its resolution."""
-    painter = vqgan.load(run / "model" / "vqgan")
+    """The run's VQGAN, and the world at its resolution. Raises ValueError if there is none yet."""
+    folder = run / "model" / "vqgan"
+    if not folder.is_dir():
+        raise ValueError(f"run must hold the VQGAN of the emoji world, which `train vqgan` makes, got none in {folder}")
+    painter = vqgan.load(folder)
     return World(painter.config.resolution), painter
 
 
