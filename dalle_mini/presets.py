@@ -2,10 +2,11 @@
 
 `emoji` is embedded in this repository and works offline; `mini` and `mega` are the published models; anything else is
 a folder or a hub id that holds `dalle/`, `vqgan/` and `clip/`, or a text-to-code model alone, which is then completed
-by the published VQGAN and CLIP.
+by the published VQGAN and CLIP. A training run stands for its model, which is in RUN/model.
 """
 
 import dataclasses
+import os
 from pathlib import Path
 
 from vqgan.checkpoint import CheckpointError, resolve
@@ -33,8 +34,8 @@ SHELF = {"mini": "dalle-mini/dalle-mini", "mega": "dalle-mini/dalle-mega"}
 def find(model: str | Path) -> Preset:
     """The preset of a name on the shelf, a folder or a hub id. Raises `CheckpointError` if there is none."""
     location = EMBEDDED if model == "emoji" else SHELF.get(str(model), model)
-    folder = resolve(location, FILES)
-    name = str(model) if model in ("emoji", *SHELF) else Path(str(location)).name
+    folder = model_of(resolve(location, FILES))
+    name = str(model) if model in ("emoji", *SHELF) else _name(location)
     card = folder / "README.md"
     parts = [folder / part for part in ("dalle", "vqgan", "clip")]
     if parts[0].is_dir() and not parts[1].is_dir():
@@ -43,3 +44,14 @@ def find(model: str | Path) -> Preset:
         )
     dalle, vqgan, clip = parts if parts[0].is_dir() else (folder, PUBLISHED_VQGAN, PUBLISHED_CLIP)
     return Preset(name=name, dalle=dalle, vqgan=vqgan, clip=clip, card=card if card.exists() else None)
+
+
+def model_of(folder: Path) -> Path:
+    """The model in the folder of a run, or the folder itself."""
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _name(location: str | Path) -> str:
+    """That of the folder or the repository; a run's model, RUN/model, is called as its run."""
+    path = Path(os.path.abspath(location))
+    return path.parent.name if path.name == "model" else path.name

@@ -18,12 +18,13 @@ from PIL import Image
 
 import dalle_mini
 import vqgan
-from dalle_mini import Pipeline
+from dalle_mini import Pipeline, presets
 from dalle_mini.__main__ import main
 from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.load import _server
+from dalle_mini.training.encode import vqgan_location
 from dalle_mini.training.publish import publish, published_settings
 from dalle_mini.training.samples import write_json
 from dalle_mini.training.step import DalleTrainConfig
@@ -206,6 +207,18 @@ def test_a_damaged_model_leaves_nothing(run: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"vqgan/flax_model\.msgpack must be a whole"):
         publish(run / "model", tmp_path / "out")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_stands_for_its_model(run: Path, tmp_path: Path):
+    """Its own dalle/ and vqgan/ hold checkpoints and sheets."""
+    for stage in ("dalle", "vqgan"):
+        (run / stage).mkdir()
+    for location in (run, run / "model"):
+        preset = presets.find(location)
+        assert (preset.name, preset.dalle, preset.vqgan) == ("run", run / "model" / "dalle", run / "model" / "vqgan")
+        assert vqgan_location(str(location)) == run / "model" / "vqgan"
+    publish(run, tmp_path / "out")
+    assert (tmp_path / "out" / "vqgan" / "config.json").exists()
 
 
 def test_nothing_is_overwritten_and_an_empty_folder_is_filled(run: Path, tmp_path: Path):

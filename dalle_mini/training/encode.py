@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from dalle_mini.gallery import contact_sheet
-from dalle_mini.presets import EMBEDDED, PUBLISHED_VQGAN, SHELF
+from dalle_mini.presets import EMBEDDED, PUBLISHED_VQGAN, SHELF, model_of
 from dalle_mini.training.dataset import Row, open_source, optional
 from dalle_mini.training.samples import Report, Sample, read_samples, write_json
 from vqgan import LARGEST_BUCKET, VQGAN
@@ -54,7 +54,7 @@ def vqgan_location(name: str) -> str | Path:
     """For `vqgan.load`: the VQGAN of a preset or of a model's folder; any other name is a location itself."""
     if name in SHELF:
         return PUBLISHED_VQGAN
-    folder = EMBEDDED if name == "emoji" else Path(name)
+    folder = EMBEDDED if name == "emoji" else model_of(Path(name))
     return folder / "vqgan" if (folder / "vqgan").is_dir() else name
 
 

@@ -159,7 +159,8 @@ def evaluate(
     for params in settings:
         drawn = _draw(pipeline, questions.captions, dataclasses.asdict(params))
         report["drawn"].append({"condition_scale": params.condition_scale, **judges.opinions(drawn)})
-        rows.append(Row(f"scale {params.condition_scale:g}", next(iter(drawn.values()))[:SHOWN]))
+        which, pictures = next(iter(drawn.items()))
+        rows.append(Row(f"scale {params.condition_scale:g}, {which}", pictures[:SHOWN]))
     report = _rounded(report)
     return report, draw_report(report, questions.captions[:SHOWN], rows)
 
