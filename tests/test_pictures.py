@@ -297,6 +297,8 @@ def test_a_clip_of_the_same_folder_scores_pictures(trained: Path):
     scores = reranker.score("a red square", np.stack([np.asarray(photograph(number)) for number in range(4)]))
     assert np.isfinite(scores).all()
     assert len(set(scores.tolist())) == 4
+    told = json.loads((trained / "clip" / "config.json").read_text())["recipe"]
+    assert (told["steps"], told["batch_size"]) == (CLIP.steps, CLIP.batch_size)  # which a model card says
 
 
 def test_the_pictures_are_those_that_encode_shows(trained: Path, source: Path):

@@ -6,7 +6,7 @@ without the source. Results are the parts of RUN/model that `dalle_mini.load` re
 
     pictures.npy    uint8 [M, S, S, 3]: the centred squares that `encode` would show, at the size of the network
     pictures.json   written last: the source, captions, and what was skipped and why
-    config.json     (vqgan) sizes and recipe; a run goes on with these or not at all
+    config.json     sizes and recipe; a VQGAN goes on with these or not at all, a CLIP leaves its own when it is done
     metrics.jsonl, checkpoints, sheets
 
 Pictures smaller than the network's are skipped, not enlarged: a VQGAN would learn their blur.
@@ -104,6 +104,7 @@ def train_clip(source: str | Path, run: Path, *, config: "ClipTrainConfig") -> R
         return data.pixels[chosen], [data.captions[i] for i in chosen]
 
     folder = fit_clip(config, batches, tokenizer_folder=_tokenizer(run, data.captions, config.context_length), out=out)
+    write_json(out / CONFIG, {"recipe": dataclasses.asdict(config)})  # for the model card
     shutil.copytree(folder, run / "model" / "clip", dirs_exist_ok=True)
     return data.report
 
