@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from huggingface_hub import ModelCard
 from PIL import Image
 
 import dalle_mini
@@ -146,7 +145,7 @@ def footer(pipeline: dalle_mini.Pipeline, gallery: Gallery | None = None) -> str
 
 def card(text: str) -> str:
     """A model card as Markdown without YAML, pictures and HTML, which might ask other hosts for something."""
-    text = ModelCard(text, ignore_metadata_errors=True).text
+    text = re.sub(r"\A\s*---[ \t]*\n(.*?\n)??---[ \t]*(\n|\Z)", "", text, flags=re.DOTALL)
     return re.sub(r"!\[[^\]]*\](\([^)]*\)|\[[^\]]*\])?|<(?!https?:)[/!]?[a-zA-Z-][^>]*>", "", text)
 
 

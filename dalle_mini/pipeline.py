@@ -264,7 +264,7 @@ def load(
                     f"{preset.vqgan} must have {config.codebook_size} codes and a grid of side {config.side} for "
                     f"{preset.dalle}, got {painter.config.n_embed} and {painter.config.side}"
                 )
-            card = preset.card.read_text(encoding="utf-8") if preset.card else ""
+            card = preset.card.read_text(encoding="utf-8", errors="replace") if preset.card else ""
             pipeline = Pipeline(preset.name, tokenizer, scheduler, painter, None, card, limits)
             failed.callback(pipeline.close)
             pipeline.warm_up()

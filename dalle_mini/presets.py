@@ -43,7 +43,7 @@ def find(model: str | Path) -> Preset:
             f"{folder} must hold vqgan/ beside dalle/, got none: copy there the one it was trained with"
         )
     dalle, vqgan, clip = parts if parts[0].is_dir() else (folder, PUBLISHED_VQGAN, PUBLISHED_CLIP)
-    return Preset(name=name, dalle=dalle, vqgan=vqgan, clip=clip, card=card if card.exists() else None)
+    return Preset(name=name, dalle=dalle, vqgan=vqgan, clip=clip, card=card if card.is_file() else None)
 
 
 def model_of(folder: Path) -> Path:

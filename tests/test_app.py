@@ -438,6 +438,11 @@ def test_card_loses_front_matter_images_and_html_but_keeps_links() -> None:
     assert app.card(text).split() == ["#", "A", "[c](https://x.org)", "<https://g.org>"]
 
 
+@pytest.mark.parametrize("front", ["---\n- a\n---\n", "---\na: b: [c\n---\n", "\n---\n---\n", ""])
+def test_front_matter_of_any_kind_is_no_reason_to_refuse_a_card(front: str) -> None:
+    assert app.card(front + "# A\n\n---\n\nB\n\n---\n").split() == ["#", "A", "---", "B", "---"]
+
+
 def test_main_prints_the_address_the_device_and_the_model(
     emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -368,10 +368,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_model_folder_draws_what_the_preset_draws_under_its_own_name(folder: Path, cats: Gallery):
+    (folder / "README.md").write_bytes("Kärtchen".encode("latin-1"))
     with dalle_mini.load(folder, rerank=False) as pipeline:
         gallery = pipeline.generate("a cat left of a pizza", num_candidates=4, seed=7)
     np.testing.assert_array_equal(codes_of(gallery), codes_of(cats))
     assert (gallery.model, cats.model) == ("mine", "emoji")
+    assert pipeline.model_card == "K\N{REPLACEMENT CHARACTER}rtchen"
 
 
 @pytest.mark.parametrize("sizes", [{"n_embed": 512}, {"resolution": 32}])
