@@ -35,7 +35,7 @@ from dalle_mini.serving.limits import Limits
 from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, QueueFullError, Scheduler, Waiting
 from dalle_mini.text import readable
-from dalle_mini.tokenizer import TokenizedPrompt, Tokenizer
+from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
 from vqgan.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Pipeline:
         self, prompt: str, params: SamplingParams, visitor: str, previews: bool
     ) -> Generator[Waiting | Preview, None, Gallery]:
         tokens = self.tokenizer.encode(prompt)  # [2, T]
+        prompt = prompt[:MAX_CHARACTERS]  # the rest is no part of the picture; CLIP would read it for minutes
         codes, drawn, begun = yield from self._draw(tokens, params, visitor, previews)  # [N, n]
         with self.metrics.stage("painting"):
             pixels = yield from _results(self._paint.submit(codes), drawn)  # [N, H, W, 3]

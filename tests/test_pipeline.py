@@ -354,6 +354,15 @@ def test_a_prompt_of_10000_characters_is_cut_and_said_so(emoji: "Pipeline"):
     np.testing.assert_array_equal(codes_of(gallery), codes_of(beginning))
 
 
+def test_what_no_model_looks_at_is_not_kept_in_every_picture(emoji: "Pipeline", monkeypatch: pytest.MonkeyPatch):
+    ranked: list[str] = []
+    score = emoji.reranker.score
+    monkeypatch.setattr(emoji.reranker, "score", lambda prompts, pixels: ranked.extend(prompts) or score("", pixels))
+    gallery = emoji.generate("a" + " " * 10_000 + "cat", num_candidates=1, seed=0)
+    assert gallery.notes
+    assert {gallery.prompt, *ranked} == {"a" + " " * 9_999}
+
+
 def test_a_prompt_that_fits_needs_no_note(cats: Gallery):
     assert list(cats.notes) == []
 
