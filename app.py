@@ -92,12 +92,12 @@ def counts(engine: Engine, replicas: str | None) -> int | tuple[int, int] | None
 
 
 @contextmanager
-def messages() -> Iterator[None]:
-    """What the pipeline refuses reaches the page, and the API's clients, in the pipeline's own sentence."""
+def messages(spell: Callable[[str], str] = str) -> Iterator[None]:
+    """What the pipeline refuses reaches the page, which shows HTML, and the API's clients in its own sentence."""
     try:
         yield
     except (ValueError, CheckpointError, RefusedError) as error:
-        raise gr.Error(str(error), duration=20, print_exception=False) from error
+        raise gr.Error(spell(str(error)), duration=20, print_exception=False) from error
 
 
 def caption(rank: int, candidate: Candidate) -> str:
@@ -170,7 +170,7 @@ def page_generator(
         shown, told = None, ""  # events repeat themselves, so that Gradio finds out who has gone
         settings["visitor"] = visitor_at(request.client.host)
         # When a visitor stops or leaves, Gradio closes this generator: closing() passes that on to the pipeline.
-        with messages(), closing(pipeline.stream(prompt or "", **settings)) as events:
+        with messages(html.escape), closing(pipeline.stream(prompt or "", **settings)) as events:
             for event in events:
                 if isinstance(event, Gallery):
                     paths = answers.save(event, request.session_hash)
@@ -323,7 +323,7 @@ def connect(page: Page, pipeline: dalle_mini.Pipeline, answers: Answers) -> None
     """Draw and Enter run the pipeline, Stop cancels it, waiting or running. Who waits does so in the pipeline."""
     own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     now: dict[str, Any] = own | {"queue": False, "outputs": [page.draw, page.stop, page.told, page.reuse]}
-    asked = gr.on([page.draw.click, page.prompt.submit], lambda: toggle(drawing=True, text="waiting …"), **now)
+    asked = gr.on([page.draw.click, page.prompt.submit], lambda: toggle(drawing=True), **now)
     run = asked.then(
         page_generator(pipeline, answers, list(page.controls)),
         [page.prompt, *page.controls.values()],
