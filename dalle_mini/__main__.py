@@ -381,12 +381,15 @@ def _make_folder(out: Path, name: str = "out") -> None:
 
 def _read_picture(path: Path) -> Image.Image:
     """Upright and in RGB, on white where it is transparent."""
+    from dalle_mini.training.samples import PictureError, decode_picture
+
+    rule = f"picture must be an image that can be read, got {str(path)!r}"
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture must be an image that can be read, got {str(path)!r}") from error
-    return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+        return decode_picture(path.read_bytes())[0]
+    except OSError as error:
+        raise ValueError(rule) from error
+    except PictureError as error:
+        raise ValueError(f"{rule} ({error})") from error
 
 
 def _wanted(prompts: list[str], prompts_file: Path | None) -> list[str]:

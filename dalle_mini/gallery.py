@@ -4,7 +4,7 @@ Contract: knows nothing about the networks. A candidate's PNG carries everything
 and nothing else that varies (no time, no host), so that the same candidate is the same bytes. `read_metadata` is
 the inverse. Keys of the text, in the order of `Candidate.metadata`:
 
-    prompt      as typed, up to 10,000 characters settings    JSON of the SamplingParams
+    prompt      as typed, to 10,000 characters    settings    JSON of the SamplingParams
     seed        the one that was used             model       e.g. "emoji"
     candidate   its index, counted from 0         score       CLIP's cosine similarity; absent without reranking
     software    who wrote the file

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -105,15 +106,15 @@ def test_model_that_is_nowhere_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert "nowhere" in refusal(["generate", "a cat", "--model", nowhere, "--out", str(tmp_path / "out")], capsys)
 
 
-@pytest.mark.parametrize("content", [None, b"not a picture"], ids=["missing", "text"])
+@pytest.mark.parametrize(("content", "reason"), [(None, ""), (b"text", " (not a picture)")], ids=["missing", "text"])
 def test_picture_that_cannot_be_read_is_named(
-    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "photo.jpg"
     if content is not None:
         path.write_bytes(content)
     line = refusal(["reconstruct", str(path), "--out", str(tmp_path / "out.png")], capsys)
-    assert line == f"error: picture must be an image that can be read, got '{path}'"
+    assert line == f"error: picture must be an image that can be read, got '{path}'{reason}"
 
 
 def test_a_bad_command_ends_with_exit_code_2_and_no_traceback():
@@ -193,3 +194,10 @@ def test_reconstruction_stands_beside_the_picture(emoji, tmp_path: Path):
         assert both.width > 2 * emoji.resolution - 1
         red, green, blue = both.convert("RGB").getpixel((both.width - both.height // 2, both.height // 2))
     assert blue > 200 > green > red
+
+
+def test_a_picture_of_16_bits_is_reconstructed_as_bright_as_it_is(tmp_path: Path):
+    Image.fromarray(np.full((64, 64), 20_000, np.uint16)).save(tmp_path / "photo.png")
+    assert main(["reconstruct", str(tmp_path / "photo.png"), "--out", str(tmp_path / "both.png")]) == 0
+    with Image.open(tmp_path / "both.png") as both:
+        assert both.convert("L").getpixel((32, 32)) == 20_000 >> 8
