@@ -16,6 +16,7 @@ from patience import eventually
 
 import dalle_mini
 import vqgan
+from dalle_mini import presets
 from dalle_mini.gallery import Gallery, Preview
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.previews import UNDRAWN
@@ -383,6 +384,11 @@ def test_a_model_folder_draws_what_the_preset_draws_under_its_own_name(folder: P
     np.testing.assert_array_equal(codes_of(gallery), codes_of(cats))
     assert (gallery.model, cats.model) == ("mine", "emoji")
     assert pipeline.model_card == "K\N{REPLACEMENT CHARACTER}rtchen"
+
+
+def test_the_folder_one_is_in_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    assert presets.find(".").name == "mine"
 
 
 @pytest.mark.parametrize("sizes", [{"n_embed": 512}, {"resolution": 32}])
