@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import timeit
 from pathlib import Path
 
@@ -124,7 +125,7 @@ SLOW_IF_QUADRATIC = [
 @pytest.mark.parametrize("unit", SLOW_IF_QUADRATIC)
 def test_ten_thousand_characters_take_less_than_a_second(unit: str, splitter: HashtagSplitter):
     text = "#" + unit * (10_000 // len(unit))
-    assert min(timeit.repeat(lambda: normalize(text, splitter), number=1, repeat=3)) < 1
+    assert min(timeit.repeat(lambda: normalize(text, splitter), number=1, repeat=3, timer=time.process_time)) < 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import timeit
 from functools import partial
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_a_huge_prompt_is_quick_and_cut():
         encoded = subject.encode(prompt)
         assert encoded.truncated
         assert encoded.tokens.shape == (2, 64)
-        assert min(timeit.repeat(partial(subject.encode, prompt), number=1, repeat=3)) < 1
+        assert min(timeit.repeat(partial(subject.encode, prompt), number=1, repeat=3, timer=time.process_time)) < 1
 
 
 @pytest.mark.parametrize("normalize", [False, True])
