@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 _BITS = 32
+_TINY = 1e-6  # settings below have its result, and float32 would make 0 or infinity of some
 
 
 def guide(
@@ -73,10 +74,10 @@ def warp(
     (Holtzman et al. 2020), so at least one. Equal logits rank by lower code.
     """
     is_code = jnp.arange(logits.shape[1])[None, :] < codebook_size
-    logits = jnp.where(is_code, logits, -jnp.inf) / temperature[:, None]
+    logits = jnp.where(is_code, logits, -jnp.inf) / jnp.maximum(temperature, _TINY)[:, None]
     counts = jnp.where(top_k > 0, top_k.astype(jnp.float32), jnp.inf)
     logits = _filter(logits, counts, jnp.ones_like)
-    masses = jnp.where(top_p < 1, top_p, jnp.inf)
+    masses = jnp.where(top_p < 1, jnp.maximum(top_p, _TINY), jnp.inf)
     return _filter(logits, masses, lambda kept: jax.nn.softmax(kept, axis=-1))
 
 

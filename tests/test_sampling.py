@@ -118,6 +118,14 @@ def test_top_p_keeps_the_code_that_crosses_p_and_at_least_one():
     assert kept(halves, top_p=0.9) == [0, 1, 2, 3]
 
 
+def test_settings_too_small_for_float32_draw_the_best_code():
+    logits = jnp.array([[1.0, 3e4, 2.0, -3e4]])
+    for settings in ({"temperature": 1e-40}, {"top_p": 1e-46}, {"temperature": 1e-45, "top_p": 1e-46}):
+        noise = jax.random.gumbel(jax.random.key(0), logits.shape)
+        assert choose(logits, noise, **rows(1, **settings), codebook_size=4).tolist() == [1], settings
+        assert jnp.isfinite(warp(logits, **rows(1, **settings), codebook_size=4)[0, 1]), settings
+
+
 def test_top_p_counts_only_what_top_k_left():
     even = np.log([0.25, 0.25, 0.25, 0.25]).tolist()
     assert kept(even, top_p=0.6) == [0, 1, 2]

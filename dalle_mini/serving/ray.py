@@ -69,7 +69,9 @@ logger = logging.getLogger(__name__)
 APPLICATION = "dalle-mini"
 FRESH = 1.0  # seconds between two looks at the replicas
 LOST = 10.0  # seconds; what a replica said so long ago does not count any more
-AGAIN = 0.5  # seconds until a request that has lost its replica asks another
+# A request that has lost its replica asks another after AGAIN seconds, twice as many each time: a replica whose device
+# is dead has the fewest requests and is asked first, until Serve, which looks every HEALTH seconds, has replaced it.
+AGAIN, HEALTH = 0.5, 2.0
 ATTEMPTS = 5  # of a request; what kills five replicas would kill the next
 MANY = 10_000  # requests at one replica, more than its scheduler takes: that refuses first, and says how long it takes
 BUSY = 8  # requests at each replica, above which a cluster that scales starts another
@@ -191,6 +193,7 @@ class RayScheduler:
             max_queued_requests=self._most * (max_waiting + 2 * (slots or MOST_SLOTS)),  # as many as they would take
             ray_actor_options=_place(self._fewest),
             graceful_shutdown_timeout_s=LEAVE,
+            health_check_period_s=HEALTH,
             max_constructor_retry_count=2,
             logging_config=quiet,
         )
@@ -244,11 +247,13 @@ class RayScheduler:
         """Tell a visit the events of its request, at one replica after another if need be. An error comes last."""
         attempts, admitted = 0, False
         while True:
-            response = self._handle.options(stream=True).stream.remote(tokens, params, visitor)
             try:
-                async for event in response:
-                    admitted = True
-                    visit.told.put(event)
+                with ExitStack() as asked:
+                    response = self._handle.options(stream=True).stream.remote(tokens, params, visitor)
+                    asked.callback(response.cancel)
+                    async for event in response:
+                        admitted = True
+                        visit.told.put(event)
                 return
             except (Exception, asyncio.CancelledError) as error:
                 if (task := asyncio.current_task()) and task.cancelling():
@@ -260,9 +265,7 @@ class RayScheduler:
                         visit.told.put(reason)
                         return
                     logger.warning("a request begins again at another replica: %s", reason)
-            finally:
-                response.cancel()
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(AGAIN * 2**attempts)
 
     def _reason(self, error: BaseException) -> Exception:
         """What a request has failed with, in our own words where we have some."""
