@@ -41,11 +41,23 @@ def test_bounds_are_named(setting: dict[str, float], message: str):
         crowd(**{"clients": 8, "seconds": 60, **setting})  # type: ignore[arg-type]
 
 
-def test_growth_after_the_second_minute_is_a_fault_and_a_small_one_is_not():
-    steady = [Note(60.0 * minute, 1e9 * (1 + 0.02 * (minute % 2)), 100) for minute in range(1, 6)]
-    assert _growth(steady) == []
-    assert _growth([*steady, Note(360.0, 1.2e9, 100)]) == ["memory grew from 1000000000 to 1200000000"]
-    assert _growth([*steady, Note(360.0, 1e9, 116)]) == ["files grew from 100 to 116"]
+def test_what_grows_after_the_first_third_is_a_fault_and_what_comes_and_goes_is_not():
+    def notes(minutes: int, grown: float) -> list[Note]:
+        """Both double while all are new; then the memory grows by a share in all, and files come and go."""
+        late = [max(0, minute - minutes / 3) / (minutes * 2 / 3) for minute in range(1, minutes + 1)]
+        first = [min(1, minute / (minutes / 3)) for minute in range(1, minutes + 1)]
+        return [
+            Note(60.0 * minute, 1e9 * (1 + new) * (1 + grown * share), 100 + 20 * (minute % 2))
+            for minute, new, share in zip(range(1, minutes + 1), first, late, strict=True)
+        ]
+
+    assert _growth(notes(9, 0)) == []
+    assert _growth(notes(9, 0.1)) == []
+    (fault,) = _growth(notes(9, 0.5))
+    assert fault.startswith("memory grew from 2")
+    files = [Note(60.0 * minute, 1e9, 100 * minute) for minute in range(1, 7)]
+    assert _growth(files) == ["files grew from 350 to 550"]
+    assert _growth(files[:2]) == []  # too short to tell
 
 
 @pytest.mark.slow
