@@ -12,6 +12,7 @@ from PIL import Image
 
 from dalle_mini.__main__ import main
 from dalle_mini.gallery import read_metadata
+from dalle_mini.tokenizer import MAX_CHARACTERS
 from dalle_mini.training.emoji import BACKGROUNDS
 
 
@@ -166,7 +167,7 @@ def test_several_prompts_get_a_folder_each(tmp_path: Path, capsys: pytest.Captur
     assert [folder.name[:4] for folder in folders] == ["001-", "002-", "003-", "004-"]
     assert folders[0].name == "001-a-pizza"
     for folder, prompt in zip(folders, prompts, strict=True):
-        assert read_metadata(folder / "01.png")["prompt"] == prompt.strip()
+        assert read_metadata(folder / "01.png")["prompt"] == prompt.strip()[:MAX_CHARACTERS]
         assert [row["rank"] for row in json.loads((folder / "scores.json").read_text())] == [1]
 
 
