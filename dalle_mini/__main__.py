@@ -138,7 +138,7 @@ def filter_source(
     ] = None,
 ) -> None:
     """Keep the samples that are worth training on, e.g. --set min_side=256 --set language=de."""
-    from dalle_mini.training.captions import FilterConfig, filter_samples
+    from dalle_mini.training.data.filters import FilterConfig, filter_samples
 
     config = FilterConfig.parse(settings or [])
     _make_folder(out)
@@ -153,7 +153,7 @@ def encode(
 ) -> None:
     """Write captions and the codes of their pictures to shards; a stopped run goes on where it was."""
     from dalle_mini import device
-    from dalle_mini.training import encode
+    from dalle_mini.training.data import shards as encode
     from vqgan import load
 
     _make_folder(out)
@@ -186,12 +186,12 @@ def train_vqgan(
     loaded = recipes.load(recipe, settings or [])
     _make_folder(run, "run")
     if _own(recipe, data):
-        from dalle_mini.training import pictures
+        from dalle_mini.training.tasks import from_pictures as pictures
 
         report = pictures.train_vqgan(data, run, sizes=loaded.vqgan(), config=loaded.vqgan_training())
         typer.echo(f"{data}: {report.summary()}; see {run}")
     else:
-        from dalle_mini.training import embedded
+        from dalle_mini.training.tasks import from_emoji as embedded
 
         embedded.train_vqgan(run, loaded)
 
@@ -199,8 +199,8 @@ def train_vqgan(
 @train.command("decoder")
 def train_decoder(run: Run = Path("runs/emoji")) -> None:
     """The VQGAN of a run of the emoji world paints better, from the same codes: any time after vqgan."""
-    from dalle_mini.training import embedded
     from dalle_mini.training import recipe as recipes
+    from dalle_mini.training.tasks import from_emoji as embedded
 
     _make_folder(run, "run")
     embedded.train_decoder(run, recipes.load("emoji"))
@@ -228,21 +228,21 @@ def train_dalle(
     loaded = recipes.load(recipe, settings or [])
     device.set_up()
     if dry_run:
-        from dalle_mini.training import plan
+        from dalle_mini.training.dalle import plan
 
         typer.echo(plan.dry_run(loaded.dalle(), loaded.dalle_training(), devices))
         return
     _make_folder(run, "run")
     if distributed:
-        from dalle_mini.training import sharding
+        from dalle_mini.training.dalle import sharding
 
         sharding.start_processes(distributed)
     if _own(recipe, data):
-        from dalle_mini.training import own
+        from dalle_mini.training.tasks import from_shards as own
 
         typer.echo(own.train_dalle(loaded, data or [], run, painter=vqgan, reader=tokenizer, track=track))
     else:
-        from dalle_mini.training import embedded
+        from dalle_mini.training.tasks import from_emoji as embedded
 
         embedded.train_dalle(run, loaded)
 
@@ -257,12 +257,12 @@ def train_clip(
     loaded = recipes.load(recipe, settings or [])
     _make_folder(run, "run")
     if _own(recipe, data):
-        from dalle_mini.training import pictures
+        from dalle_mini.training.tasks import from_pictures as pictures
 
         report = pictures.train_clip(data, run, config=loaded.clip_training())
         typer.echo(f"{data}: {report.summary()}; see {run}")
     else:
-        from dalle_mini.training import embedded
+        from dalle_mini.training.tasks import from_emoji as embedded
 
         embedded.train_clip(run, loaded)
 
@@ -299,7 +299,7 @@ def evaluate(
     _make_folder(out)
 
     import dalle_mini
-    from dalle_mini.training import evaluate
+    from dalle_mini.training.report import evaluate
 
     clip = evaluate.load_clip(features) if features else None
     with dalle_mini.load(model, rerank=rerank) as pipeline:
@@ -329,7 +329,7 @@ def publish(
     ] = None,
 ) -> None:
     """Write a model for others, with a model card: a folder for --model, for the hub or for the original code."""
-    from dalle_mini.training.publish import publish
+    from dalle_mini.training.report.publish import publish
 
     publish(model, out, layout=layout, stacked=stacked, dtype=dtype, report=report, statistics=statistics)
     typer.echo(f"{model}: {out}; read {out / 'README.md'} before you share it")
@@ -355,7 +355,7 @@ def load(
     model: Model = "emoji",
 ) -> None:
     """Start a server of its own on this machine, send it a crowd and check every answer; exit code 1 on a fault."""
-    from dalle_mini.serving.load import crowd
+    from dalle_mini.serving.crowd import crowd
 
     report = crowd(clients=clients, seconds=60 * minutes, cancelled=cancelled, dropped=dropped, model=model)
     typer.echo(report.table())
@@ -381,7 +381,7 @@ def _make_folder(out: Path, name: str = "out") -> None:
 
 def _read_picture(path: Path) -> Image.Image:
     """Upright and in RGB, on white where it is transparent."""
-    from dalle_mini.training.samples import PictureError, decode_picture
+    from dalle_mini.training.data.rows import PictureError, decode_picture
 
     rule = f"picture must be an image that can be read, got {str(path)!r}"
     try:
@@ -412,7 +412,7 @@ def _wanted(prompts: list[str], prompts_file: Path | None) -> list[str]:
 
 
 def _checkpoint_error() -> type[Exception]:
-    from vqgan.checkpoint import CheckpointError  # brings JAX along
+    from vqgan.files import CheckpointError  # brings JAX along
 
     return CheckpointError
 

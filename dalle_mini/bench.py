@@ -102,7 +102,7 @@ def _crowd(pipeline: "Pipeline") -> float:
 
 
 if __name__ == "__main__":
-    from vqgan.checkpoint import CheckpointError
+    from vqgan.files import CheckpointError
 
     try:
         _child(sys.argv[1])

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
-from vqgan.checkpoint import check_params, read_params, write_safetensors, write_text
+from vqgan.files import check_params, read_params, write_safetensors, write_text
 
 # Our name of a module -> its published one, which numbers modules of a kind in the order of their creation.
 _PUBLISHED = {

@@ -31,12 +31,12 @@ from dalle_mini.config import MAX_SEED, ModelConfig, SamplingParams
 from dalle_mini.gallery import Candidate, Gallery, Preview
 from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.engine import Engine
-from dalle_mini.serving.limits import Limits
 from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, QueueFullError, Scheduler, Waiting
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
-from vqgan.checkpoint import CheckpointError
+from dalle_mini.web.limits import Limits
+from vqgan.files import CheckpointError
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker

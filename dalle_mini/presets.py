@@ -9,7 +9,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from vqgan.checkpoint import CheckpointError, resolve
+from vqgan.files import CheckpointError, resolve
 
 PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 PUBLISHED_CLIP = "ViT-B-32/laion2b_s34b_b79k"  # open_clip's name and tag

@@ -17,7 +17,7 @@ import emoji
 import ftfy
 import unidecode
 
-from vqgan.checkpoint import CheckpointError
+from vqgan.files import CheckpointError
 
 # What one `<person>` (a name that the makers of CC12M hid) becomes, with the original's weights.
 PERSONS = {"a person": 282265, "someone": 121194, "somebody": 12219}

@@ -24,7 +24,7 @@ from jaxtyping import Int32
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from dalle_mini import text
-from vqgan.checkpoint import CheckpointError
+from vqgan.files import CheckpointError
 
 # Their order is their id: the published vocabularies begin with these four.
 SPECIAL_TOKENS = BOS, PAD, EOS, UNK = ("<s>", "<pad>", "</s>", "<unk>")

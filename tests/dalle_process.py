@@ -20,9 +20,10 @@ from PIL import Image
 
 from dalle_mini import device
 from dalle_mini.config import ModelConfig
-from dalle_mini.training import dalle, sharding
-from dalle_mini.training.dalle import DalleTrainConfig, Examples
-from vqgan.loop import LoopConfig
+from dalle_mini.training.dalle import sharding
+from dalle_mini.training.dalle import train as dalle
+from dalle_mini.training.dalle.train import DalleTrainConfig, Examples
+from dalle_mini.training.loop import LoopConfig
 
 # Heads and feed-forwards divide by 4; the 21 classes do not, and stay whole.
 SIZES = ModelConfig(

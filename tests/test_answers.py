@@ -8,8 +8,8 @@ from PIL import Image
 
 from dalle_mini.config import SamplingParams
 from dalle_mini.gallery import Candidate, Gallery, read_metadata
-from dalle_mini.serving import answers
-from dalle_mini.serving.answers import Answers
+from dalle_mini.web import answers
+from dalle_mini.web.answers import Answers
 
 
 def gallery(prompt: str = "a cat", pictures: int = 2) -> Gallery:

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from dalle_mini.checkpoint import from_published, load_params, published_path, save_model, to_published
 from dalle_mini.config import MEGA, MINI, ModelConfig
 from dalle_mini.model import param_shapes
-from vqgan.checkpoint import CheckpointError
+from vqgan.files import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dalle_mini.__main__ import main
 from dalle_mini.gallery import read_metadata
 from dalle_mini.tokenizer import MAX_CHARACTERS
-from dalle_mini.training.emoji import BACKGROUNDS
+from dalle_mini.training.emoji.world import BACKGROUNDS
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

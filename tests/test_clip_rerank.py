@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clip_rerank import Reranker, RerankerError
-from clip_rerank.train import ClipTrainConfig, _images, contrastive_loss, train_clip
+from dalle_mini.training.clip.train import ClipTrainConfig, _images, contrastive_loss, train_clip
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
 PLACES = {"left": slice(0, 8), "right": slice(8, 16)}

@@ -22,12 +22,13 @@ from jax.sharding import PartitionSpec
 
 from dalle_mini import model
 from dalle_mini.config import MEGA
-from dalle_mini.training import dalle, sharding
-from dalle_mini.training.dalle import DalleTrainConfig, Examples
-from dalle_mini.training.plan import flops_of_row, make_plan, peak_of
-from dalle_mini.training.sharding import axes_for, spec_of, specs_of
-from dalle_mini.training.step import Batch, init_state, make_gradient, make_optimiser, make_step, row_losses
-from vqgan.loop import LoopConfig
+from dalle_mini.training.dalle import sharding
+from dalle_mini.training.dalle import train as dalle
+from dalle_mini.training.dalle.plan import flops_of_row, make_plan, peak_of
+from dalle_mini.training.dalle.sharding import axes_for, spec_of, specs_of
+from dalle_mini.training.dalle.step import Batch, init_state, make_gradient, make_optimiser, make_step, row_losses
+from dalle_mini.training.dalle.train import DalleTrainConfig, Examples
+from dalle_mini.training.loop import LoopConfig
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "dalle_process.py"

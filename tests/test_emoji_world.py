@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from dalle_mini.training import embedded, recipe
-from dalle_mini.training.emoji import (
+from dalle_mini.training import recipe
+from dalle_mini.training.emoji.world import (
     BACKGROUNDS,
     CENTRES,
     COLOURS,
@@ -27,7 +27,8 @@ from dalle_mini.training.emoji import (
     _plural,
     held_out,
 )
-from dalle_mini.training.evaluate import judge
+from dalle_mini.training.report.evaluate import judge
+from dalle_mini.training.tasks import from_emoji as embedded
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline

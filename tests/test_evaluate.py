@@ -16,10 +16,10 @@ from clip_rerank import Reranker
 from dalle_mini import Pipeline, model
 from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED
-from dalle_mini.training import figure
-from dalle_mini.training.emoji import World
-from dalle_mini.training.encode import encode, held_back, read_codes
-from dalle_mini.training.evaluate import (
+from dalle_mini.training.data.shards import encode, held_back, read_codes
+from dalle_mini.training.emoji.world import World
+from dalle_mini.training.report import figure
+from dalle_mini.training.report.evaluate import (
     Questions,
     emoji_questions,
     evaluate,

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dalle_mini.serving.limits import LimitError, Limits, visitor_at
+from dalle_mini.web.limits import LimitError, Limits, visitor_at
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dalle_mini.training.measures import codebook_use, frechet_distance, psnr, ssim
+from dalle_mini.training.report.measures import codebook_use, frechet_distance, psnr, ssim
 
 RNG = np.random.default_rng(0)
 

@@ -21,9 +21,9 @@ from dalle_mini.gallery import Gallery, Preview
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.previews import UNDRAWN
 from dalle_mini.serving.scheduler import QueueFullError, Waiting
-from dalle_mini.training.emoji import CENTRES, Scene, World
-from dalle_mini.training.evaluate import judge
-from vqgan.checkpoint import CheckpointError
+from dalle_mini.training.emoji.world import CENTRES, Scene, World
+from dalle_mini.training.report.evaluate import judge
+from vqgan.files import CheckpointError
 
 if TYPE_CHECKING:
     from dalle_mini import Candidate, Pipeline

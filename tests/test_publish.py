@@ -23,12 +23,12 @@ from dalle_mini.__main__ import main
 from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig
 from dalle_mini.presets import EMBEDDED
-from dalle_mini.serving.load import _server
-from dalle_mini.training.encode import vqgan_location
-from dalle_mini.training.publish import publish, published_settings
-from dalle_mini.training.samples import write_json
-from dalle_mini.training.step import DalleTrainConfig
-from vqgan.checkpoint import CheckpointError, read_params, write_safetensors
+from dalle_mini.serving.crowd import _server
+from dalle_mini.training.dalle.step import DalleTrainConfig
+from dalle_mini.training.data.rows import write_json
+from dalle_mini.training.data.shards import vqgan_location
+from dalle_mini.training.report.publish import publish, published_settings
+from vqgan.files import CheckpointError, read_params, write_safetensors
 
 LAYOUTS = [("safetensors", False), ("msgpack", False), ("msgpack", True)]
 STATISTICS = {

@@ -7,9 +7,10 @@ import pytest
 from dalle_mini.__main__ import main
 from dalle_mini.config import MEGA, MINI
 from dalle_mini.presets import EMBEDDED
-from dalle_mini.training import plan, recipe
+from dalle_mini.training import recipe
+from dalle_mini.training.dalle import plan
+from dalle_mini.training.vqgan.train import check
 from vqgan.config import VQGANConfig
-from vqgan.train import check
 
 
 def test_every_recipe_of_the_package_is_whole():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dalle_mini.text import PERSONS, HashtagSplitter, normalize
-from vqgan.checkpoint import CheckpointError
+from vqgan.files import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 

@@ -12,7 +12,7 @@ import pytest
 
 from dalle_mini import tokenizer
 from dalle_mini.tokenizer import Tokenizer
-from vqgan.checkpoint import CheckpointError
+from vqgan.files import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = GOLDEN / "tokenizer"

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import dalle_mini.training.dalle
+import dalle_mini.training.dalle.train
+import dalle_mini.training.vqgan.train
 import vqgan.model
-import vqgan.train
 from dalle_mini import device
 from dalle_mini.config import ModelConfig
-from dalle_mini.training.dalle import DalleTrainConfig, Examples
+from dalle_mini.training.dalle.train import DalleTrainConfig, Examples
+from dalle_mini.training.loop import LoopConfig, fit
+from dalle_mini.training.vqgan.train import Batch, VQGANTrainConfig, same_cells
 from vqgan import VQGAN
 from vqgan.config import VQGANConfig
-from vqgan.loop import LoopConfig, fit
-from vqgan.train import Batch, VQGANTrainConfig, same_cells
 
 VQGAN_SIZES = VQGANConfig(
     resolution=8,
@@ -113,7 +113,7 @@ def train_dalle(out: Path, *, data: Examples | None = None, stop: bool = False) 
     def stop_instead(params: dict[str, Any]) -> Image.Image:
         raise StopError
 
-    return dalle_mini.training.dalle.train(
+    return dalle_mini.training.dalle.train.train(
         DALLE_SIZES,
         DALLE_RECIPE,
         data or examples(),
@@ -127,7 +127,7 @@ def train_dalle(out: Path, *, data: Examples | None = None, stop: bool = False) 
 def reporting(**values: Any) -> Iterator[None]:
     """How often a run reports and saves, which is fixed for real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (vqgan.train, dalle_mini.training.dalle):
+        for module in (dalle_mini.training.vqgan.train, dalle_mini.training.dalle.train):
             patch.setattr(module, "LoopConfig", partial(LoopConfig, log_every=1, **values))
         yield
 
@@ -203,9 +203,13 @@ def test_the_shortest_vqgan_run_is_a_whole_one(tmp_path: Path):
 def test_without_the_losses_of_photographs_a_step_is_the_program_that_it_was_before_them():
     """Of sizes as they are above: the step that the embedded model was trained with, to the bit."""
     state = jax.eval_shape(
-        lambda: vqgan.train._initial_state(VQGAN_SIZES, VQGAN_RECIPE, vqgan.train._optimiser(VQGAN_RECIPE))
+        lambda: dalle_mini.training.vqgan.train._initial_state(
+            VQGAN_SIZES, VQGAN_RECIPE, dalle_mini.training.vqgan.train._optimiser(VQGAN_RECIPE)
+        )
     )
-    step = vqgan.train.make_step(VQGAN_SIZES, VQGAN_RECIPE, vqgan.train._optimiser(VQGAN_RECIPE))
+    step = dalle_mini.training.vqgan.train.make_step(
+        VQGAN_SIZES, VQGAN_RECIPE, dalle_mini.training.vqgan.train._optimiser(VQGAN_RECIPE)
+    )
     program = step.lower(state, Batch(pictures(0), same_cells(pictures(0), VQGAN_SIZES.downscale))).as_text()
     assert (
         hashlib.sha256(program.encode()).hexdigest()
@@ -221,7 +225,9 @@ def test_training_the_decoder_on_changes_pixels_but_no_code(tmp_path: Path):
     batch = codes, pictures(0)
     after = VQGAN(
         VQGAN_SIZES,
-        vqgan.train.train_decoder(VQGAN_SIZES, recipe, params, lambda step: batch, out=tmp_path, held_out=batch),
+        dalle_mini.training.vqgan.train.train_decoder(
+            VQGAN_SIZES, recipe, params, lambda step: batch, out=tmp_path, held_out=batch
+        ),
     )
     np.testing.assert_array_equal(after.encode(pictures(0)), codes)
     assert (after.decode(codes) != before.decode(codes)).any()

@@ -16,7 +16,8 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import vqgan
-from vqgan.checkpoint import CheckpointError, check_params, from_compvis, read_params, resolve
+from vqgan.checkpoint import from_compvis
+from vqgan.files import CheckpointError, check_params, read_params, resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "vqgan_b"
 MSGPACK, SAFETENSORS = "flax_model.msgpack", "model.safetensors"
@@ -294,7 +295,7 @@ def test_a_download_that_breaks_off_is_one_sentence(reason: str, told: str, monk
     def break_off(*_: object, **__: object) -> None:
         raise RuntimeError(reason)
 
-    monkeypatch.setattr("vqgan.checkpoint.snapshot_download", break_off)
+    monkeypatch.setattr("vqgan.files.snapshot_download", break_off)
     with pytest.raises(CheckpointError) as error:
         resolve("somebody/vqgan", ["*"])
     assert str(error.value) == f"somebody/vqgan is neither a folder nor available from the hub: {told}"

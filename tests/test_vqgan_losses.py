@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from vqgan import discriminator
-from vqgan.discriminator import DiscriminatorConfig, adaptive_weight, discriminator_loss, painter_loss
-from vqgan.perceptual import C1, C2, WEIGHTS, perceptual_loss, scales
+from dalle_mini.training.vqgan import discriminator
+from dalle_mini.training.vqgan.discriminator import (
+    DiscriminatorConfig,
+    adaptive_weight,
+    discriminator_loss,
+    painter_loss,
+)
+from dalle_mini.training.vqgan.perceptual import C1, C2, WEIGHTS, perceptual_loss, scales
 
 SMALL = DiscriminatorConfig(channels=8, layers=2)
 distance = jax.jit(perceptual_loss)

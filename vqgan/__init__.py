@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from vqgan import model
-from vqgan.checkpoint import (
+from vqgan.checkpoint import read_lightning
+from vqgan.config import VQGANConfig
+from vqgan.files import (
     CheckpointError,
     check_params,
     read_json,
-    read_lightning,
     read_params,
     resolve,
     write_safetensors,
     write_text,
 )
-from vqgan.config import VQGANConfig
 
 __all__ = ["VQGAN", "load", "save"]
 

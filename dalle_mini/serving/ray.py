@@ -51,7 +51,6 @@ from dalle_mini import device, presets
 from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.pipeline import load_engines
 from dalle_mini.serving.engine import MOST_SLOTS
-from dalle_mini.serving.limits import RefusedError
 from dalle_mini.serving.metrics import Metrics
 from dalle_mini.serving.scheduler import (
     HEARTBEAT,
@@ -63,7 +62,8 @@ from dalle_mini.serving.scheduler import (
     Waiting,
 )
 from dalle_mini.tokenizer import TokenizedPrompt
-from vqgan.checkpoint import CheckpointError
+from dalle_mini.web.limits import RefusedError
+from vqgan.files import CheckpointError
 
 logger = logging.getLogger(__name__)
 APPLICATION = "dalle-mini"

@@ -37,9 +37,9 @@ from dalle_mini import device
 from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.model import CrossKV
 from dalle_mini.serving.engine import Slot
-from dalle_mini.serving.limits import RefusedError
 from dalle_mini.serving.metrics import Metrics
 from dalle_mini.tokenizer import TokenizedPrompt
+from dalle_mini.web.limits import RefusedError
 
 logger = logging.getLogger(__name__)
 FIRST_HEARTBEAT = 0.1  # who is served at once is not told of a line

@@ -4,11 +4,12 @@ Contract: `load` checks all of a recipe before anything is allocated; whatever i
 section.key, the rule and the value. A section that a recipe leaves out is missed only by who needs it.
 
     [vqgan]            fields of vqgan.config.VQGANConfig
-    [vqgan.training]   fields of vqgan.train.VQGANTrainConfig
+    [vqgan.training]   fields of dalle_mini.training.vqgan.train.VQGANTrainConfig
     [dalle]            fields of dalle_mini.config.ModelConfig and its settings of sampling. What follows from the
                        tokenizer and the VQGAN may be left out; what is given must agree with them.
-    [dalle.training]   fields of dalle_mini.training.dalle.DalleTrainConfig
-    [clip.training]    fields of clip_rerank.train.ClipTrainConfig, checked when CLIP is trained: it needs torch
+    [dalle.training]   fields of dalle_mini.training.dalle.train.DalleTrainConfig
+    [clip.training]    fields of dalle_mini.training.clip.train.ClipTrainConfig, checked when CLIP is trained: it needs
+                       torch
 """
 
 import dataclasses
@@ -21,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dalle_mini.config import PUBLISHED_CODEBOOK_SIZE, ModelConfig, SamplingParams
-from dalle_mini.training.step import DalleTrainConfig
+from dalle_mini.training.dalle.step import DalleTrainConfig
+from dalle_mini.training.vqgan.train import VQGANTrainConfig
 from vqgan.config import VQGANConfig
-from vqgan.train import VQGANTrainConfig
 
 if TYPE_CHECKING:
-    from clip_rerank.train import ClipTrainConfig
+    from dalle_mini.training.clip.train import ClipTrainConfig
 
 FOLDER = Path(__file__).parent / "recipes"
 SECTIONS = ("vqgan", "vqgan.training", "dalle", "dalle.training", "clip.training")
@@ -51,7 +52,7 @@ class Recipe:
         return _build(DalleTrainConfig, self._table("dalle.training"), "dalle.training")
 
     def clip_training(self) -> "ClipTrainConfig":
-        from clip_rerank.train import ClipTrainConfig
+        from dalle_mini.training.clip.train import ClipTrainConfig
 
         return _build(ClipTrainConfig, self._table("clip.training"), "clip.training")
 

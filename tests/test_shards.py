@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED, PUBLISHED_VQGAN
-from dalle_mini.training import encode as encoding
-from dalle_mini.training.encode import encode, fingerprint, read_codes, vqgan_location
+from dalle_mini.training.data import shards as encoding
+from dalle_mini.training.data.shards import encode, fingerprint, read_codes, vqgan_location
 from vqgan import VQGAN, load
 
 COUNT, SHARD_ROWS = 22, 9  # two whole shards and a rest
@@ -239,7 +239,7 @@ from pathlib import Path
 from dalle_mini import device
 device.set_up()
 import jax
-from dalle_mini.training.encode import encode
+from dalle_mini.training.data.shards import encode
 from vqgan import VQGAN, load
 
 used, encode_on_one = set(), VQGAN.encode

@@ -33,10 +33,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
-from vqgan import discriminator, model, perceptual
+from dalle_mini.training.loop import LoopConfig, fit
+from dalle_mini.training.vqgan import discriminator, perceptual
+from dalle_mini.training.vqgan.discriminator import DiscriminatorConfig
+from vqgan import model
 from vqgan.config import VQGANConfig
-from vqgan.discriminator import DiscriminatorConfig
-from vqgan.loop import LoopConfig, fit
 
 DTYPES = ("float32", "bfloat16")
 

@@ -3,7 +3,7 @@
 Contract: everything is a function of a numpy Generator; `World` draws scenes, writes their captions and paints them.
 A sprite always stands on whole cells of the code grid, so that one object means the same codes wherever it is.
 Every tenth pair of objects, object on a background and object in a number is held out: training never sees it,
-and `dalle_mini.training.evaluate` asks for just these.
+and `dalle_mini.training.report.evaluate` asks for just these.
 
 Pictures: Noto Color Emoji (SIL Open Font License 1.1); names follow the Unicode short names.
 """

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dalle_mini.training.dataset import Row, open_source
-from dalle_mini.training.samples import Report, Sample, read_samples, write_json
+from dalle_mini.training.data.rows import Report, Sample, read_samples, write_json
+from dalle_mini.training.data.sources import Row, open_source
 
 CAPTIONS = ["a red square", "a green square", "ein blaues Viereck, 🟦"]
 COLOURS = ["red", "green", "blue"]

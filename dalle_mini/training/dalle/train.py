@@ -20,9 +20,9 @@ from PIL import Image
 
 from dalle_mini import decode, model
 from dalle_mini.config import ModelConfig
-from dalle_mini.training.plan import make_plan, memory_of, peak_of
-from dalle_mini.training.sharding import make_mesh, place_batch, shardings_of
-from dalle_mini.training.step import (
+from dalle_mini.training.dalle.plan import make_plan, memory_of, peak_of
+from dalle_mini.training.dalle.sharding import make_mesh, place_batch, shardings_of
+from dalle_mini.training.dalle.step import (
     Batch,
     DalleTrainConfig,
     Params,
@@ -33,7 +33,7 @@ from dalle_mini.training.step import (
     make_step,
     row_losses,
 )
-from vqgan.loop import LoopConfig, fit
+from dalle_mini.training.loop import LoopConfig, fit
 
 logger = logging.getLogger(__name__)
 CHECKED_BATCHES = 4  # of held-out examples, for the validation loss

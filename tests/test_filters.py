@@ -16,12 +16,12 @@ from PIL import Image
 
 from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED
-from dalle_mini.training import captions
-from dalle_mini.training.captions import RULES, FilterConfig, filter_samples
-from dalle_mini.training.dataset import open_source
-from dalle_mini.training.duplicates import Duplicates
-from dalle_mini.training.emoji import World
-from dalle_mini.training.samples import Report, Sample, read_samples
+from dalle_mini.training.data import filters as captions
+from dalle_mini.training.data.duplicates import Duplicates
+from dalle_mini.training.data.filters import RULES, FilterConfig, filter_samples
+from dalle_mini.training.data.rows import Report, Sample, read_samples
+from dalle_mini.training.data.sources import open_source
+from dalle_mini.training.emoji.world import World
 
 GREY = Image.new("RGB", (100, 100), "grey")
 

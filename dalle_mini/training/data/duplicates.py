@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from dalle_mini.training.samples import Sample
+from dalle_mini.training.data.rows import Sample
 
 SIDE = 8  # pixels of a thumbnail
 STEP = 4  # of 255; a smaller difference counts as none, so that compression does not change a plain ground's hash

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from dalle_mini.gallery import contact_sheet
 from dalle_mini.presets import EMBEDDED, PUBLISHED_VQGAN, SHELF, model_of
-from dalle_mini.training.dataset import Row, open_source, optional
-from dalle_mini.training.samples import Report, Sample, read_samples, write_json
+from dalle_mini.training.data.rows import Report, Sample, read_samples, write_json
+from dalle_mini.training.data.sources import Row, open_source, optional
 from vqgan import LARGEST_BUCKET, VQGAN
 
 SHARD_ROWS = 1000  # at a second a picture, what a stopped encode loses is at most a quarter of an hour

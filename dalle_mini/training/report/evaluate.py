@@ -26,13 +26,13 @@ from tqdm import tqdm
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.scheduler import Scheduler
-from dalle_mini.training.dataset import open_source
-from dalle_mini.training.emoji import BACKGROUNDS, GRID, NAMES, Scene, World
-from dalle_mini.training.encode import fingerprint, held_back, read_codes
-from dalle_mini.training.figure import Row, draw_report
-from dalle_mini.training.measures import codebook_use, frechet_distance, psnr, ssim
-from dalle_mini.training.samples import Report, read_samples
-from dalle_mini.training.step import Batch, row_losses
+from dalle_mini.training.dalle.step import Batch, row_losses
+from dalle_mini.training.data.rows import Report, read_samples
+from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
+from dalle_mini.training.data.sources import open_source
+from dalle_mini.training.emoji.world import BACKGROUNDS, GRID, NAMES, Scene, World
+from dalle_mini.training.report.figure import Row, draw_report
+from dalle_mini.training.report.measures import codebook_use, frechet_distance, psnr, ssim
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker

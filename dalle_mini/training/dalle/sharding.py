@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dalle_mini.training.step import Batch, DalleTrainConfig
+from dalle_mini.training.dalle.step import Batch, DalleTrainConfig
 
 DATA, MODEL = "data", "model"
 RULES = (

@@ -29,14 +29,14 @@ from tqdm import tqdm
 
 import vqgan
 from dalle_mini import device, tokenizer
-from dalle_mini.training.dataset import Row, open_source
-from dalle_mini.training.samples import Report, check_same, read_samples, write_json
+from dalle_mini.training.data.rows import Report, check_same, read_samples, write_json
+from dalle_mini.training.data.sources import Row, open_source
+from dalle_mini.training.vqgan.train import Batch, VQGANTrainConfig, check
+from dalle_mini.training.vqgan.train import train as fit_vqgan
 from vqgan.config import VQGANConfig
-from vqgan.train import Batch, VQGANTrainConfig, check
-from vqgan.train import train as fit_vqgan
 
 if TYPE_CHECKING:  # it imports torch
-    from clip_rerank.train import ClipTrainConfig
+    from dalle_mini.training.clip.train import ClipTrainConfig
 
 HELD_OUT = 16  # pictures that the VQGAN is not trained on: its sheets show them
 VOCABULARY = 8192  # at most, for a CLIP that comes before any text-to-code model
@@ -93,7 +93,7 @@ def train_clip(source: str | Path, run: Path, *, config: "ClipTrainConfig") -> R
     Reads text as RUN/model/dalle does, if that is there. Says what became of the rows of the source. Raises ValueError
     for another recipe than the one this run was begun with, and a source with fewer pictures than a batch.
     """
-    from clip_rerank.train import train_clip as fit_clip
+    from dalle_mini.training.clip.train import train_clip as fit_clip
 
     out = run / "clip"
     data = read_pictures(source, out, side=config.image_size, captioned=True, at_least=config.batch_size)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dalle_mini.training.dataset import Row
+from dalle_mini.training.data.sources import Row
 
 SMALLEST_SIDE = 8  # pixels; smaller ones are tracking dots and placeholders
 ROWS_AHEAD = 32  # decoded while the caller works

@@ -19,18 +19,19 @@ import pytest
 from patience import eventually
 from PIL import Image
 
-import dalle_mini.training.pictures as training
+import dalle_mini.training.tasks.from_pictures as training
+import dalle_mini.training.vqgan.train
 import vqgan
-import vqgan.train
 from clip_rerank import Reranker
-from clip_rerank.train import ClipTrainConfig
-from dalle_mini.training.encode import encode, read_codes
-from dalle_mini.training.pictures import read_pictures, train_clip, train_vqgan
-from vqgan import discriminator, model
+from dalle_mini.training.clip.train import ClipTrainConfig
+from dalle_mini.training.data.shards import encode, read_codes
+from dalle_mini.training.loop import LoopConfig
+from dalle_mini.training.tasks.from_pictures import read_pictures, train_clip, train_vqgan
+from dalle_mini.training.vqgan import discriminator
+from dalle_mini.training.vqgan.discriminator import DiscriminatorConfig
+from dalle_mini.training.vqgan.train import Batch, VQGANTrainConfig
+from vqgan import model
 from vqgan.config import VQGANConfig
-from vqgan.discriminator import DiscriminatorConfig
-from vqgan.loop import LoopConfig
-from vqgan.train import Batch, VQGANTrainConfig
 
 SIZES = VQGANConfig(
     resolution=16,
@@ -127,7 +128,7 @@ def fit(
         return batches(step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vqgan.train, "LoopConfig", partial(LoopConfig, log_every=1, **loop))
+        patch.setattr(dalle_mini.training.vqgan.train, "LoopConfig", partial(LoopConfig, log_every=1, **loop))
         held_out = batches(99).pixels
         return vqgan.train.train(SIZES, recipe, until_stopped, out=out, held_out=held_out, devices=devices)
 
@@ -181,8 +182,8 @@ def test_the_moving_average_is_the_result_and_lags_behind_the_last_step(
 
 def test_the_adaptive_weight_is_that_of_whole_gradients(run: tuple[Path, dict[str, Any]]):
     """Of the first step, from gradients of everything, of which the last kernel's are looked at."""
-    optimiser = vqgan.train._optimiser(RECIPE)
-    state = vqgan.train._initial_state(SIZES, RECIPE, optimiser)
+    optimiser = dalle_mini.training.vqgan.train._optimiser(RECIPE)
+    state = dalle_mini.training.vqgan.train._initial_state(SIZES, RECIPE, optimiser)
     target = jnp.asarray(batches(0).pixels, jnp.float32) / 255
 
     def painted(params: Any) -> jax.Array:
@@ -190,7 +191,7 @@ def test_the_adaptive_weight_is_that_of_whole_gradients(run: tuple[Path, dict[st
         return model.paint(params, SIZES, z / jnp.sqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-8))
 
     def rebuilt(params: Any) -> jax.Array:
-        return vqgan.train._reconstruction_loss(painted(params), target, RECIPE)
+        return dalle_mini.training.vqgan.train._reconstruction_loss(painted(params), target, RECIPE)
 
     def judged(params: Any) -> jax.Array:
         return -discriminator.logits(state.critic.params, RECIPE.discriminator, painted(params)).mean()
@@ -437,7 +438,7 @@ def test_what_cannot_be_trained_is_refused_by_name_before_anything_is_allocated(
 
 def test_a_batch_that_the_devices_cannot_share_is_refused():
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 3 devices, got 8"):
-        vqgan.train.check(SIZES, RECIPE, devices=3)
+        dalle_mini.training.vqgan.train.check(SIZES, RECIPE, devices=3)
 
 
 def test_another_recipe_or_source_needs_another_run_folder(trained: Path, source: Path, tmp_path: Path):

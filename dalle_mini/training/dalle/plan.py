@@ -20,8 +20,8 @@ from jax.sharding import PartitionSpec
 
 from dalle_mini import model
 from dalle_mini.config import ModelConfig
-from dalle_mini.training.sharding import DATA, MODEL, axes_for, specs_of
-from dalle_mini.training.step import Batch, DalleTrainConfig, computed_in, init_state, make_optimiser, row_losses
+from dalle_mini.training.dalle.sharding import DATA, MODEL, axes_for, specs_of
+from dalle_mini.training.dalle.step import Batch, DalleTrainConfig, computed_in, init_state, make_optimiser, row_losses
 
 # bf16 FLOP/s of dense products, by a part of JAX's device_kind. NVIDIA's data sheets of A100, H100 and H200 ("BFLOAT16
 # Tensor Core", without sparsity); Google Cloud's TPU pages ("Peak compute per chip").

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dalle_mini.serving.load import Note, _growth, crowd
+from dalle_mini.serving.crowd import Note, _growth, crowd
 from dalle_mini.serving.scheduler import ClosedError
 
 APP = Path(__file__).parents[1] / "app.py"

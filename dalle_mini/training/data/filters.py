@@ -18,9 +18,9 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
-from dalle_mini.training.dataset import open_source, optional
-from dalle_mini.training.duplicates import Duplicates
-from dalle_mini.training.samples import Report, Sample, read_samples, write_json
+from dalle_mini.training.data.duplicates import Duplicates
+from dalle_mini.training.data.rows import Report, Sample, read_samples, write_json
+from dalle_mini.training.data.sources import open_source, optional
 
 FILTERED, REPORT = "filtered.parquet", "report.json"
 ROW_GROUP = 64  # samples in memory before they are written

@@ -20,14 +20,14 @@ from dalle_mini import device, tokenizer
 from dalle_mini.checkpoint import save_model
 from dalle_mini.config import ModelConfig
 from dalle_mini.gallery import contact_sheet
-from dalle_mini.training.dalle import Examples, draw
-from dalle_mini.training.dalle import train as fit_dalle
-from dalle_mini.training.emoji import COLOURS, GRID, NAMES, Scene, World, held_out
+from dalle_mini.training.dalle.train import Examples, draw
+from dalle_mini.training.dalle.train import train as fit_dalle
+from dalle_mini.training.data.rows import check_same, write_json
+from dalle_mini.training.emoji.world import COLOURS, GRID, NAMES, Scene, World, held_out
 from dalle_mini.training.recipe import Recipe
-from dalle_mini.training.samples import check_same, write_json
-from vqgan.train import Batch, same_cells
-from vqgan.train import train as fit_vqgan
-from vqgan.train import train_decoder as fit_decoder
+from dalle_mini.training.vqgan.train import Batch, same_cells
+from dalle_mini.training.vqgan.train import train as fit_vqgan
+from dalle_mini.training.vqgan.train import train_decoder as fit_decoder
 
 OBJECTS_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
 DECODER_STEPS = 4500
@@ -212,7 +212,7 @@ def train_dalle(run: Path, recipe: Recipe, *, examples: int = EXAMPLES) -> None:
 def train_clip(run: Path, recipe: Recipe) -> None:
     """Pictures and captions to one space, on pictures as the run's VQGAN paints them: after `train_decoder`."""
     device.set_up()
-    from clip_rerank.train import train_clip as fit_clip
+    from dalle_mini.training.clip.train import train_clip as fit_clip
 
     config, (world, painter) = recipe.clip_training(), _load(run)
     spelling, rng = Spelling(world, painter), np.random.default_rng(config.seed)

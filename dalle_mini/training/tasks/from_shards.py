@@ -22,12 +22,12 @@ from dalle_mini import device, tokenizer
 from dalle_mini.checkpoint import save_model
 from dalle_mini.config import ModelConfig
 from dalle_mini.gallery import contact_sheet
-from dalle_mini.training.dalle import Examples, draw, gathered, train
-from dalle_mini.training.dataset import optional
-from dalle_mini.training.encode import Encoded, fingerprint, held_back, read_codes, vqgan_location
+from dalle_mini.training.dalle.train import Examples, draw, gathered, train
+from dalle_mini.training.data.rows import check_same, write_json
+from dalle_mini.training.data.shards import Encoded, fingerprint, held_back, read_codes, vqgan_location
+from dalle_mini.training.data.sources import optional
 from dalle_mini.training.recipe import Recipe
-from dalle_mini.training.samples import check_same, write_json
-from vqgan.checkpoint import resolve, write_text
+from vqgan.files import resolve, write_text
 
 SHOWN = 16  # captions on a sheet
 VOCABULARY = 8192  # at most, for a tokenizer that a recipe says nothing about

@@ -24,9 +24,10 @@ from dalle_mini import presets, tokenizer
 from dalle_mini.checkpoint import from_published, to_published
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
-from dalle_mini.training.card import Facts, Part, write_card
+from dalle_mini.training.report.card import Facts, Part, write_card
 from vqgan import model as vqgan_model
-from vqgan.checkpoint import (
+from vqgan.config import VQGANConfig
+from vqgan.files import (
     MSGPACK,
     SAFETENSORS,
     CheckpointError,
@@ -37,7 +38,6 @@ from vqgan.checkpoint import (
     resolve,
     write_safetensors,
 )
-from vqgan.config import VQGANConfig
 
 LAYOUTS, DTYPES = ("safetensors", "msgpack"), ("float16", "float32")
 CARD = "README.md"
