@@ -5,6 +5,9 @@ for the same step, so resuming needs nothing but the newest checkpoint, and give
 A checkpoint appears whole or not at all, and is written while training goes on; it may be restored to other devices:
 arrays are put where those of the state that `fit` is given are. A run folder holds `metrics.jsonl`, `checkpoints/`
 (orbax) and `sheets/` (pictures of the progress). Of several processes, all call `fit`, and the first one writes.
+
+A state is a tree of JAX's arrays, which steps replace; or, of a network that is not JAX's, an object that steps change
+in place, with `arrays()`, a tree of copies, and `restore(arrays)`.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar, runtime_checkable
 
 import jax
 import orbax.checkpoint as ocp
@@ -26,6 +29,16 @@ from PIL import Image
 from tqdm import tqdm
 
 State = TypeVar("State")
+
+
+@runtime_checkable
+class InPlace(Protocol):
+    """The state of a network that is not JAX's."""
+
+    def arrays(self) -> dict[str, Any]: ...
+    def restore(self, arrays: dict[str, Any]) -> None: ...
+
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,18 +72,16 @@ def fit(
     Raises ValueError for a loss that is not a number.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    first = jax.process_index() == 0
     options = ocp.CheckpointManagerOptions(max_to_keep=1)
     with ocp.CheckpointManager(config.out.absolute() / "checkpoints", options=options) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-            state = checkpoints.restore(start, args=ocp.args.StandardRestore(abstract))
+            state = _restored(checkpoints, start, state)
             logger.info("resuming %s at step %d", config.out, start)
 
         def save(step: int) -> None:
             if step not in checkpoints.all_steps():
-                checkpoints.save(step, args=ocp.args.StandardSave(state))
+                checkpoints.save(step, args=ocp.args.StandardSave(_arrays(state)))
 
         saved = time.monotonic()
         with (
@@ -92,13 +103,29 @@ def fit(
                     save(done)
                     saved = time.monotonic()
                 if look and sheet:
-                    picture = sheet(state)
-                    if first:
-                        (config.out / "sheets").mkdir(exist_ok=True)
-                        picture.save(config.out / "sheets" / f"{done:06d}.png")
+                    _keep_sheet(sheet(state), config.out / "sheets" / f"{done:06d}.png")
         checkpoints.wait_until_finished()  # the last step may just be on its way to the disk
         save(config.steps)
     return state
+
+
+def _restored(checkpoints: ocp.CheckpointManager, step: int, state: State) -> State:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
+    arrays = checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+    if not isinstance(state, InPlace):
+        return arrays
+    state.restore(arrays)
+    return state
+
+
+def _arrays(state: Any) -> Any:
+    return state.arrays() if isinstance(state, InPlace) else state
+
+
+def _keep_sheet(picture: Image.Image, path: Path) -> None:
+    if jax.process_index() == 0:
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
 
 
 def _agreed(step: int, due: bool, config: LoopConfig) -> bool:

@@ -4,12 +4,12 @@ Contract: `load` checks all of a recipe before anything is allocated; whatever i
 section.key, the rule and the value. A section that a recipe leaves out is missed only by who needs it.
 
     [vqgan]            fields of vqgan.config.VQGANConfig
-    [vqgan.training]   fields of dalle_mini.training.vqgan.train.VQGANTrainConfig
+    [vqgan.training]   fields of dalle_mini.training.vqgan.config.VQGANTrainConfig
+    [decoder.training] fields of dalle_mini.training.vqgan.config.DecoderTrainConfig: the VQGAN's decoder alone
     [dalle]            fields of dalle_mini.config.ModelConfig and its settings of sampling. What follows from the
                        tokenizer and the VQGAN may be left out; what is given must agree with them.
-    [dalle.training]   fields of dalle_mini.training.dalle.train.DalleTrainConfig
-    [clip.training]    fields of dalle_mini.training.clip.train.ClipTrainConfig, checked when CLIP is trained: it needs
-                       torch
+    [dalle.training]   fields of dalle_mini.training.dalle.config.DalleTrainConfig
+    [clip.training]    fields of dalle_mini.training.clip.config.ClipTrainConfig
 """
 
 import dataclasses
@@ -19,18 +19,16 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from dalle_mini.config import PUBLISHED_CODEBOOK_SIZE, ModelConfig, SamplingParams
-from dalle_mini.training.dalle.step import DalleTrainConfig
-from dalle_mini.training.vqgan.train import VQGANTrainConfig
+from dalle_mini.training.clip.config import ClipTrainConfig
+from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfig
 from vqgan.config import VQGANConfig
 
-if TYPE_CHECKING:
-    from dalle_mini.training.clip.train import ClipTrainConfig
-
 FOLDER = Path(__file__).parent / "recipes"
-SECTIONS = ("vqgan", "vqgan.training", "dalle", "dalle.training", "clip.training")
+SECTIONS = ("vqgan", "vqgan.training", "decoder.training", "dalle", "dalle.training", "clip.training")
 KNOBS = ("condition_scale", "temperature", "top_k", "top_p")  # of SamplingParams, as a config.json has them
 Config = TypeVar("Config")
 
@@ -48,15 +46,16 @@ class Recipe:
     def vqgan_training(self) -> VQGANTrainConfig:
         return _build(VQGANTrainConfig, self._table("vqgan.training"), "vqgan.training")
 
+    def decoder_training(self) -> DecoderTrainConfig:
+        return _build(DecoderTrainConfig, self._table("decoder.training"), "decoder.training")
+
     def dalle_training(self) -> DalleTrainConfig:
         return _build(DalleTrainConfig, self._table("dalle.training"), "dalle.training")
 
-    def clip_training(self) -> "ClipTrainConfig":
-        from dalle_mini.training.clip.train import ClipTrainConfig
-
+    def clip_training(self) -> ClipTrainConfig:
         return _build(ClipTrainConfig, self._table("clip.training"), "clip.training")
 
-    def dalle(self, *, vocab_size: int | None = None, painter: VQGANConfig | None = None) -> ModelConfig:
+    def dalle(self, *, vocab_size: int | None = None, vqgan: VQGANConfig | None = None) -> ModelConfig:
         """The sizes for a tokenizer of `vocab_size` tokens and a VQGAN; of the recipe's own word for what is None.
 
         Raises ValueError where the recipe says something else than they do.
@@ -68,10 +67,10 @@ class Recipe:
                 raise ValueError(f"{rule}, got {given['encoder_vocab_size']}")
         elif "encoder_vocab_size" not in given:
             raise ValueError(f"dalle.encoder_vocab_size must be given in recipe {self.name} or follow from a tokenizer")
-        if painter is None and "vqgan" in self.tables:
-            painter = self.vqgan()
-        if painter is not None:
-            for name, value in {"codebook_size": painter.n_embed, "image_length": painter.side**2}.items():
+        if vqgan is None and "vqgan" in self.tables:
+            vqgan = self.vqgan()
+        if vqgan is not None:
+            for name, value in {"codebook_size": vqgan.n_embed, "image_length": vqgan.side**2}.items():
                 if given.setdefault(name, value) != value:
                     raise ValueError(f"dalle.{name} must be the VQGAN's {value}, got {given[name]}")
         return _model_config(given)
@@ -105,7 +104,9 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for section, check in {
         "vqgan": loaded.vqgan,
         "vqgan.training": loaded.vqgan_training,
+        "decoder.training": loaded.decoder_training,
         "dalle.training": loaded.dalle_training,
+        "clip.training": loaded.clip_training,
         "dalle": lambda: loaded.dalle(vocab_size=None if "encoder_vocab_size" in loaded.tables["dalle"] else 1),
     }.items():
         if section in loaded.tables:

@@ -10,6 +10,7 @@ layer's worth more where layers are computed again; XLA may keep less, by fusing
 import dataclasses
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,8 +21,11 @@ from jax.sharding import PartitionSpec
 
 from dalle_mini import model
 from dalle_mini.config import ModelConfig
+from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dalle.loss import Batch, computed_in, row_losses
+from dalle_mini.training.dalle.optimiser import make_optimiser
 from dalle_mini.training.dalle.sharding import DATA, MODEL, axes_for, specs_of
-from dalle_mini.training.dalle.step import Batch, DalleTrainConfig, computed_in, init_state, make_optimiser, row_losses
+from dalle_mini.training.dalle.train_step import init_state
 
 # bf16 FLOP/s of dense products, by a part of JAX's device_kind. NVIDIA's data sheets of A100, H100 and H200 ("BFLOAT16
 # Tensor Core", without sparsity); Google Cloud's TPU pages ("Peak compute per chip").
@@ -165,7 +169,8 @@ def memory_of(device: jax.Device) -> int:
 
 def peak_of(device_kind: str) -> float | None:
     """Peak bf16 FLOP/s of a device that is in the table, else None."""
-    return next((peak for part, peak in PEAKS.items() if part in device_kind), None)
+    # Whole words: an "RTX A1000" is no A100.
+    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", device_kind)), None)
 
 
 def dry_run(sizes: ModelConfig, config: DalleTrainConfig, devices: int | None = None) -> str:

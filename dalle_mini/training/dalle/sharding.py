@@ -15,7 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dalle_mini.training.dalle.step import Batch, DalleTrainConfig
+from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dalle.loss import Batch
 
 DATA, MODEL = "data", "model"
 RULES = (

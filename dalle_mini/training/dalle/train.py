@@ -9,51 +9,27 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int
 from PIL import Image
 
-from dalle_mini import decode, model
+from dalle_mini import model
 from dalle_mini.config import ModelConfig
+from dalle_mini.model import Params
+from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dalle.examples import Examples
+from dalle_mini.training.dalle.loss import Batch, computed_in, row_losses
+from dalle_mini.training.dalle.optimiser import make_optimiser
 from dalle_mini.training.dalle.plan import make_plan, memory_of, peak_of
 from dalle_mini.training.dalle.sharding import make_mesh, place_batch, shardings_of
-from dalle_mini.training.dalle.step import (
-    Batch,
-    DalleTrainConfig,
-    Params,
-    State,
-    computed_in,
-    init_state,
-    make_optimiser,
-    make_step,
-    row_losses,
-)
+from dalle_mini.training.dalle.train_step import State, init_state, make_step
 from dalle_mini.training.loop import LoopConfig, fit
 
 logger = logging.getLogger(__name__)
 CHECKED_BATCHES = 4  # of held-out examples, for the validation loss
-
-
-class Examples(NamedTuple):
-    """Captions and codes, row by row; `empty` is the empty prompt, which replaces a dropped caption."""
-
-    tokens: Int[np.ndarray, "M S"]
-    mask: Int[np.ndarray, "M S"]
-    codes: Int[np.ndarray, "M T"]
-    empty: tuple[Int[np.ndarray, " S"], Int[np.ndarray, " S"]]
-
-    def first(self, count: int) -> "Examples":
-        return Examples(self.tokens[:count], self.mask[:count], self.codes[:count], self.empty)
-
-    def batch(self, rows: Int[np.ndarray, " B"], dropped: np.ndarray | bool = False) -> Batch:
-        """These rows, without the captions that are `dropped` [B, 1]."""
-        tokens = np.where(dropped, self.empty[0][None], self.tokens[rows])
-        return Batch(tokens, np.where(dropped, self.empty[1][None], self.mask[rows]), self.codes[rows])
 
 
 def train(
@@ -72,7 +48,7 @@ def train(
     batch, a path without a sharding rule, and a run that would not fit the memory.
     """
     for data in (examples, held_out):
-        _check_data(data, sizes)
+        data.check(sizes)
     plan = make_plan(sizes, config, jax.device_count())
     device = jax.local_devices()[0]
     plan.check(memory_of(device), device.device_kind)
@@ -97,21 +73,6 @@ def train(
     validate = _validation(sizes, config, held_out, mesh)
     show = (lambda state: sheet(state.result)) if sheet else None
     return fit(state, step_fn, batches, config=loop, sheet=show, validate=validate).result
-
-
-def _check_data(data: Examples, sizes: ModelConfig) -> None:
-    for name, values, length, limit, limit_name in (
-        ("codes", data.codes, sizes.image_length, sizes.codebook_size, "codebook_size"),
-        ("tokens", data.tokens, sizes.max_text_length, sizes.encoder_vocab_size, "encoder_vocab_size"),
-    ):
-        if not len(values):
-            raise ValueError(f"{name} must be of 1 example or more, got none")
-        lowest, highest = values.min(), values.max()
-        if not 0 <= lowest <= highest < limit or values.shape[1] != length:
-            raise ValueError(
-                f"{name} must be [*, {length}], >= 0 and < {limit_name} {limit}, "
-                f"got {values.shape} from {lowest} to {highest}"
-            )
 
 
 def _first_state(sizes: ModelConfig, config: DalleTrainConfig, mesh: Mesh) -> tuple[State, Any]:
@@ -145,46 +106,3 @@ def _validation(
         return {"validation_loss": float(np.concatenate(parts).mean())}
 
     return validate
-
-
-def draw(params: Params, sizes: ModelConfig, captions: Examples) -> np.ndarray:
-    """Codes for the captions, one candidate each, as the model's own settings draw: int [M, T].
-
-    Of params on many devices, too; every process gets all codes.
-    """
-    pairs = [
-        np.stack([rows, np.broadcast_to(empty, rows.shape)], 1).reshape(2 * len(rows), -1)  # [2 M, S]
-        for rows, empty in zip((captions.tokens, captions.mask), captions.empty, strict=True)
-    ]
-    return np.asarray(_draw(params, *pairs, sizes=sizes, whole=_whole(params)))
-
-
-@partial(jax.jit, static_argnames=("sizes", "whole"))
-def _draw(params: Params, tokens: jax.Array, mask: jax.Array, *, sizes: ModelConfig, whole: Any) -> jax.Array:
-    settings, count = sizes.sampling, len(tokens) // 2
-    state = decode.empty_state(sizes, count)
-    sampling = state.sampling._replace(
-        condition_scale=jnp.full(count, settings.condition_scale),
-        temperature=jnp.full(count, settings.temperature),
-        top_k=jnp.full(count, settings.top_k),
-        top_p=jnp.full(count, settings.top_p),
-    )
-    # Every row its own rng, as the candidates of a gallery have.
-    rngs = jax.vmap(partial(decode.candidate_rng, 0))(jnp.arange(count))
-    state = state._replace(cross=decode.prefill(params, sizes, tokens, mask), sampling=sampling, rngs=rngs)
-    rows = []
-    for _ in range(sizes.side):
-        state, row = decode.decode_row(params, sizes, state)
-        rows.append(row)
-    return jax.lax.with_sharding_constraint(jnp.concatenate(rows, 1), whole)
-
-
-def gathered(params: Params) -> Params:
-    """The whole of params on every host, as numpy arrays; all processes call it together."""
-    whole = jax.jit(lambda x: x, out_shardings=_whole(params))
-    return jax.tree.map(lambda leaf: np.asarray(leaf if leaf.is_fully_addressable else whole(leaf)), params)
-
-
-def _whole(params: Params) -> NamedSharding:
-    """On all devices of `params`, undivided."""
-    return NamedSharding(jax.tree.leaves(params)[0].sharding.mesh, PartitionSpec())

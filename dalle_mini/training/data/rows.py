@@ -9,7 +9,7 @@ import io
 import json
 import os
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -153,19 +153,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     # The name of a source may be no UTF-8; what Python then writes, \udcff, is how JSON escapes it.
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
-
-
-def check_same(path: Path, values: dict[str, dict[str, Any]], *, free: Collection[str] = ()) -> None:
-    """Refuse to go on with a run that another recipe was begun with: ValueError, by name; those in `free` may change.
-
-    path: the JSON of what it was begun with, beside its checkpoints: without one, nothing is lost by another recipe.
-    values: settings by part.
-    """
-    if not path.exists() or not any((path.parent / "checkpoints").glob("[0-9]*")):
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    for part, settings in json.loads(json.dumps(values)).items():
-        for name, value in settings.items():
-            if name not in free and before[part].get(name) != value:
-                rule = f"{name} must be {before[part].get(name)}, as {path} says"
-                raise ValueError(f"{rule}, got {value}: use a new run folder")

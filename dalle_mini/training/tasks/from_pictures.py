@@ -5,9 +5,9 @@ step k's batch is a function of (seed, k) and of that file, so that a stopped ru
 without the source. Results are the parts of RUN/model that `dalle_mini.load` reads. In RUN/vqgan and RUN/clip are
 
     pictures.npy    uint8 [M, S, S, 3]: the centred squares that `encode` would show, at the size of the network
-    pictures.json   written last: the source, captions, and what was skipped and why
-    config.json     sizes and recipe; a VQGAN goes on with these or not at all, a CLIP leaves its own when it is done
-    metrics.jsonl, checkpoints, sheets
+    pictures.json   written last: the source, keys and captions, and what was skipped and why
+
+and what a run has (training/run.py). What `held_back` says is not trained on, as by the text-to-code model.
 
 Pictures smaller than the network's are skipped, not enlarged: a VQGAN would learn their blur.
 """
@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,25 +28,28 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 import vqgan
-from dalle_mini import device, tokenizer
-from dalle_mini.training.data.rows import Report, check_same, read_samples, write_json
+from dalle_mini import device
+from dalle_mini.training.clip.config import ClipTrainConfig
+from dalle_mini.training.data.rows import Report, read_samples, write_json
+from dalle_mini.training.data.shards import held_back
 from dalle_mini.training.data.sources import Row, open_source
-from dalle_mini.training.vqgan.train import Batch, VQGANTrainConfig, check
+from dalle_mini.training.run import CONFIG, begin, check_same
+from dalle_mini.training.run_tokenizer import VOCABULARY, make_tokenizer
+from dalle_mini.training.vqgan.config import VQGANTrainConfig
+from dalle_mini.training.vqgan.train import check
 from dalle_mini.training.vqgan.train import train as fit_vqgan
+from dalle_mini.training.vqgan.train_step import Batch
 from vqgan.config import VQGANConfig
 
-if TYPE_CHECKING:  # it imports torch
-    from dalle_mini.training.clip.train import ClipTrainConfig
-
-HELD_OUT = 16  # pictures that the VQGAN is not trained on: its sheets show them
-VOCABULARY = 8192  # at most, for a CLIP that comes before any text-to-code model
-PIXELS, FACTS, CONFIG = "pictures.npy", "pictures.json", "config.json"
+SHOWN = 16  # held-back pictures on a sheet, at most
+PIXELS, FACTS = "pictures.npy", "pictures.json"
 
 logger = logging.getLogger(__name__)
 
 
 class Pictures(NamedTuple):
     pixels: UInt8[np.ndarray, "M S S 3"]  # mapped into memory
+    keys: list[str]
     captions: list[str]
     report: Report
 
@@ -65,37 +68,37 @@ def train_vqgan(source: str | Path, run: Path, *, sizes: VQGANConfig, config: VQ
         raise ValueError(f"consistency_weight must be 0 for one's own pictures, got {config.consistency_weight}")
     out = run / "vqgan"
     recipe = {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)}
-    check_same(out / CONFIG, recipe)
+    check_same(out, recipe)
     taken = run / "model" / "vqgan"
     if taken.exists() and not (out / CONFIG).exists():
         # Another one in its place would paint what the text-to-code model writes, and all of it wrongly.
         raise ValueError(f"run must not have a VQGAN from elsewhere, got {taken}: use a new run folder")
     data = read_pictures(source, out, side=sizes.resolution, captioned=False, at_least=2)
-    write_json(out / CONFIG, recipe)
-    held = np.linspace(0, len(data.pixels) - 1, min(HELD_OUT, len(data.pixels) // 2)).astype(int)
-    rows = np.setdiff1d(np.arange(len(data.pixels)), held)
+    begin(out, recipe)
+    held = held_back(data.keys)
+    rows = np.flatnonzero(~held)
 
     def batches(step: int) -> Batch:
         rng = np.random.default_rng((config.seed, step))
         chosen = data.pixels[rng.choice(rows, config.batch_size)]
         return Batch(_shift_and_flip(chosen, rng, farthest=sizes.downscale))
 
-    params = fit_vqgan(
-        sizes, config, batches, out=out, held_out=np.array(data.pixels[held]), devices=jax.local_devices()
-    )
+    params = fit_vqgan(sizes, config, batches, out=out, held_out=data.pixels[held][:SHOWN], devices=jax.local_devices())
     vqgan.save(run / "model" / "vqgan", sizes, params)
     return data.report
 
 
-def train_clip(source: str | Path, run: Path, *, config: "ClipTrainConfig") -> Report:
+def train_clip(source: str | Path, run: Path, *, config: ClipTrainConfig) -> Report:
     """Pictures and captions to one space, on one device: the loss compares all of a batch with all of it.
 
     Reads text as RUN/model/dalle does, if that is there. Says what became of the rows of the source. Raises ValueError
     for another recipe than the one this run was begun with, and a source with fewer pictures than a batch.
     """
-    from dalle_mini.training.clip.train import train_clip as fit_clip
+    from dalle_mini.training.clip.train import train as fit_clip
 
     out = run / "clip"
+    recipe = {"recipe": dataclasses.asdict(config)}
+    check_same(out, recipe)
     data = read_pictures(source, out, side=config.image_size, captioned=True, at_least=config.batch_size)
 
     def batches(step: int) -> tuple[np.ndarray, list[str]]:
@@ -103,8 +106,14 @@ def train_clip(source: str | Path, run: Path, *, config: "ClipTrainConfig") -> R
         chosen = rng.choice(len(data.pixels), config.batch_size, replace=False)
         return data.pixels[chosen], [data.captions[i] for i in chosen]
 
-    folder = fit_clip(config, batches, tokenizer_folder=_tokenizer(run, data.captions, config.context_length), out=out)
-    write_json(out / CONFIG, {"recipe": dataclasses.asdict(config)})  # for the model card
+    begin(out, recipe)
+    learned = out / "tokenizer"
+    own = [folder for folder in (learned, run / "model" / "dalle") if (folder / "tokenizer.json").exists()]
+    tokenizer_folder = own[0] if own else learned
+    make_tokenizer(
+        tokenizer_folder, lambda: data.captions, vocab_size=VOCABULARY, max_text_length=config.context_length
+    )
+    folder = fit_clip(config, batches, tokenizer_folder=tokenizer_folder, out=out)
     shutil.copytree(folder, run / "model" / "clip", dirs_exist_ok=True)
     return data.report
 
@@ -119,10 +128,11 @@ def read_pictures(source: str | Path, folder: Path, *, side: int, captioned: boo
     if os.path.exists(source):
         name = path
     if not (folder / FACTS).exists():
-        captions, report = _write_pixels(source, folder, side=side, captioned=captioned)
+        keys, captions, report = _write_pixels(source, folder, side=side, captioned=captioned)
         _check_number(len(captions), report, side=side, at_least=at_least)
         logger.info("%s: %s", name, report.summary())
-        facts = {"source": name, "side": side, "report": dataclasses.asdict(report), "captions": captions}
+        facts = {"source": name, "side": side, "report": dataclasses.asdict(report)}
+        facts |= {"keys": keys, "captions": captions}
         write_json(folder / FACTS, facts)
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if facts["source"] not in (name, path) or facts["side"] != side:
@@ -132,7 +142,7 @@ def read_pictures(source: str | Path, folder: Path, *, side: int, captioned: boo
         )
     report = Report(**facts["report"])
     _check_number(len(facts["captions"]), report, side=side, at_least=at_least)
-    return Pictures(np.load(folder / PIXELS, mmap_mode="r"), facts["captions"], report)
+    return Pictures(np.load(folder / PIXELS, mmap_mode="r"), facts["keys"], facts["captions"], report)
 
 
 def _check_number(number: int, report: Report, *, side: int, at_least: int) -> None:
@@ -142,9 +152,12 @@ def _check_number(number: int, report: Report, *, side: int, at_least: int) -> N
         )
 
 
-def _write_pixels(source: str | Path, folder: Path, *, side: int, captioned: bool) -> tuple[list[str], Report]:
-    """pictures.npy, and the captions of its rows."""
+def _write_pixels(
+    source: str | Path, folder: Path, *, side: int, captioned: bool
+) -> tuple[list[str], list[str], Report]:
+    """pictures.npy, and the keys and captions of its rows."""
     report = Report()
+    keys: list[str] = []
     captions: list[str] = []
     rows: Iterable[Row] = open_source(source)
     if not captioned:
@@ -158,13 +171,14 @@ def _write_pixels(source: str | Path, folder: Path, *, side: int, captioned: boo
                 report.skip(f"smaller than {side} pixels", sample.key)
                 continue
             file.write(np.asarray(ImageOps.fit(sample.image, (side, side))).tobytes())
+            keys.append(sample.key)
             captions.append(sample.caption)
             bar.update()
         file.seek(0)
         end = _write_header(file, (len(captions), side, side, 3))
         assert end == header, "numpy leaves room for the number of rows to grow"
     partial.replace(folder / PIXELS)
-    return captions, report
+    return keys, captions, report
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> int:
@@ -186,13 +200,3 @@ def _shift_and_flip(
     for i, (row, column) in enumerate(rng.integers(2 * farthest + 1, size=(len(pixels), 2))):
         moved[i] = padded[i, row : row + side, column : column + side]
     return np.where(rng.random((len(pixels), 1, 1, 1)) < 0.5, moved, moved[:, :, ::-1])
-
-
-def _tokenizer(run: Path, captions: list[str], context_length: int) -> Path:
-    """The folder of the tokenizer that this CLIP began with: the text-to-code model's, or one learned from captions."""
-    learned = run / "clip" / "tokenizer"
-    for folder in (learned, run / "model" / "dalle"):
-        if (folder / "tokenizer.json").exists():
-            return folder
-    tokenizer.train(captions, learned, vocab_size=VOCABULARY, max_text_length=context_length)
-    return learned
