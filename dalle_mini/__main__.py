@@ -15,7 +15,7 @@ from PIL import Image
 from dalle_mini.commands.data import encode, filter_source
 from dalle_mini.commands.generate import generate, reconstruct
 from dalle_mini.commands.report import evaluate, publish
-from dalle_mini.commands.serve import bench, load, serve
+from dalle_mini.commands.serve import bench, crowd, serve
 from dalle_mini.commands.train import train
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(publish)
 app.command()(bench)
-app.command()(load)
+app.command()(crowd)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 
 

@@ -28,7 +28,7 @@ def bench(model: Model = "emoji") -> None:
         raise typer.Exit(2) from error
 
 
-def load(
+def crowd(
     clients: Annotated[int, typer.Option(help="Visitors at once.")] = 64,
     minutes: Annotated[float, typer.Option(help="How long they come.")] = 5,
     cancelled: Annotated[float, typer.Option(help="Share of the requests that are stopped at a random moment.")] = 0.2,
@@ -36,8 +36,8 @@ def load(
     model: Model = "emoji",
 ) -> None:
     """Start a server of its own on this machine, send it a crowd and check every answer; exit code 1 on a fault."""
-    from dalle_mini.serving.crowd import crowd
+    from dalle_mini.serving import crowd as load_test
 
-    report = crowd(clients=clients, seconds=60 * minutes, cancelled=cancelled, dropped=dropped, model=model)
+    report = load_test.crowd(clients=clients, seconds=60 * minutes, cancelled=cancelled, dropped=dropped, model=model)
     typer.echo(report.table())
     raise typer.Exit(bool(report.faults))
