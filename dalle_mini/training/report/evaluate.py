@@ -31,8 +31,8 @@ from dalle_mini.training.data.rows import Report, read_samples
 from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
 from dalle_mini.training.data.sources import open_source
 from dalle_mini.training.emoji.world import BACKGROUNDS, GRID, NAMES, Scene, World
-from dalle_mini.training.report.figure import Row, draw_report
-from dalle_mini.training.report.measures import codebook_use, frechet_distance, psnr, ssim
+from dalle_mini.training.report.report_picture import Row, draw_report
+from dalle_mini.training.report.quality import codebook_use, frechet_distance, psnr, ssim
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker

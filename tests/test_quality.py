@@ -1,9 +1,9 @@
-"""Measures against closed forms, and against the same formulas written out slowly."""
+"""FID, PSNR, SSIM and the use of a codebook against closed forms, and against the same formulas written out slowly."""
 
 import numpy as np
 import pytest
 
-from dalle_mini.training.report.measures import codebook_use, frechet_distance, psnr, ssim
+from dalle_mini.training.report.quality import codebook_use, frechet_distance, psnr, ssim
 
 RNG = np.random.default_rng(0)
 

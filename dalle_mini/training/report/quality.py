@@ -1,4 +1,4 @@
-"""How alike pictures are, how alike two sets of pictures are, and how well a codebook is used: plain functions.
+"""FID, PSNR, SSIM and the use of a codebook: how alike pictures are, how alike two sets of them, as plain functions.
 
 Contract: everything is computed in float64 from what is given, nothing is loaded, and nothing is rounded.
 """
