@@ -17,13 +17,13 @@ from dalle_mini import Pipeline, model
 from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training.data.shards import encode, held_back, read_codes
+from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import World
 from dalle_mini.training.report import report_picture
 from dalle_mini.training.report.evaluate import (
     Questions,
     emoji_questions,
     evaluate,
-    judge,
     source_questions,
     validation_loss,
 )
