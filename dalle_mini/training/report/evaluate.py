@@ -100,7 +100,7 @@ def evaluate(
         for scale in condition_scales or [defaults.condition_scale]
     ]
     judges = _Judges(pipeline, questions, features or pipeline.reranker)
-    codes = pipeline.vqgan.encode(questions.truth)
+    codes, size = pipeline.vqgan.encode(questions.truth), pipeline.vqgan.config.n_embed
     rebuilt = pipeline.vqgan.decode(codes)
     report: dict[str, Any] = {
         "model": pipeline.name,
@@ -109,8 +109,7 @@ def evaluate(
         "sampling": {name: getattr(defaults, name) for name in ("temperature", "top_k", "top_p")},
         **judges.about(),
         "validation_loss": _validation_loss(pipeline, questions, codes, shards),
-        "reconstruction": _reconstruction(questions.truth, rebuilt)
-        | {"codebook": codebook_use(codes, pipeline.vqgan.config.n_embed)}
+        "reconstruction": _reconstruction(questions.truth, rebuilt, np.bincount(codes.ravel(), minlength=size))
         | judges.opinions({"rebuilt": rebuilt}, flat=True),
         "drawn": [],
     }
@@ -212,8 +211,9 @@ def validation_loss(pipeline: Pipeline, captions: Sequence[str], codes: Int[np.n
     return total / len(codes)
 
 
-def _reconstruction(truth: np.ndarray, rebuilt: np.ndarray) -> dict[str, Any]:
-    return {"psnr_decibels": psnr(truth, rebuilt).mean(), "ssim": ssim(truth, rebuilt).mean()}
+def _reconstruction(truth: np.ndarray, rebuilt: np.ndarray, uses: np.ndarray) -> dict[str, Any]:
+    alike = {"psnr_decibels": psnr(truth, rebuilt).mean(), "ssim": ssim(truth, rebuilt).mean()}
+    return alike | {"codebook": codebook_use(uses)}
 
 
 def _rounded(value: Any) -> Any:
