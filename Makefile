@@ -2,7 +2,7 @@
 # make test     set up and run the tests; make test-slow: those that take long
 # make check    formatting, lint and types, without changing a file
 # make bench    start, first gallery, later galleries and memory on this machine
-# make load     a crowd at the door of a real server: 64 clients for 5 minutes, every answer checked
+# make crowd    a crowd at the door of a real server: 64 clients for 5 minutes, every answer checked
 #
 # One documented extra:
 # make emoji-model    train assets/models/emoji again from nothing
@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TWO_FILES := -n 2 --dist loadfile
 
-.PHONY: app test test-slow check bench load emoji-model
+.PHONY: app test test-slow check bench crowd emoji-model
 .DELETE_ON_ERROR:
 
 app: .venv/runtime.stamp
@@ -31,8 +31,8 @@ check: .venv/dev.stamp
 bench: .venv/runtime.stamp
 	$(BIN)/python -m dalle_mini bench
 
-load: .venv/runtime.stamp
-	$(BIN)/python -m dalle_mini load
+crowd: .venv/runtime.stamp
+	$(BIN)/python -m dalle_mini crowd
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python 3.11 with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""The load tool against a real server, for seconds; `make load` does it for minutes. And the end of a busy server."""
+"""A crowd at a real server, for seconds; `make crowd` does it for minutes. And the end of a busy server."""
 
 import os
 import signal

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dalle_mini.training import recipe
+from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import (
     BACKGROUNDS,
     CENTRES,
@@ -27,7 +28,6 @@ from dalle_mini.training.emoji.world import (
     _plural,
     held_out,
 )
-from dalle_mini.training.report.evaluate import judge
 from dalle_mini.training.tasks import from_emoji as embedded
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from dalle_mini import Pipeline, model
 from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training.data.shards import encode, held_back, read_codes
+from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import World
-from dalle_mini.training.report import figure
+from dalle_mini.training.report import report_picture
 from dalle_mini.training.report.evaluate import (
     Questions,
     emoji_questions,
     evaluate,
-    judge,
     source_questions,
     validation_loss,
 )
@@ -106,7 +106,7 @@ def test_without_clip_nothing_of_clip_is_in_the_report(emoji: Pipeline, question
     assert set(report["drawn"][0]) == {"condition_scale", "template_accuracy"}
     assert set(report["drawn"][0]["template_accuracy"]) == {"first"}
     assert "fid" not in report["reconstruction"]
-    assert picture.width > 8 * figure.TILE
+    assert picture.width > 8 * report_picture.TILE
 
 
 def test_ones_own_pictures_are_cropped_and_have_no_template_accuracy(emoji: Pipeline, photos: Path):
@@ -176,8 +176,13 @@ def test_the_sheet_shows_the_pictures_under_their_captions(questions: Questions,
     tile = questions.truth[0].repeat(2, 0).repeat(2, 1)  # 64 pixels, shown on 128
     found = [
         top
-        for top in range(picture.shape[0] - figure.TILE)
-        if (picture[top : top + figure.TILE, figure.EDGE + figure.LABELS :][:, : figure.TILE] == tile).all()
+        for top in range(picture.shape[0] - report_picture.TILE)
+        if (
+            picture[top : top + report_picture.TILE, report_picture.EDGE + report_picture.LABELS :][
+                :, : report_picture.TILE
+            ]
+            == tile
+        ).all()
     ]
     assert len(found) == 1
 
@@ -185,19 +190,19 @@ def test_the_sheet_shows_the_pictures_under_their_captions(questions: Questions,
 def test_several_scales_have_a_curve_and_one_has_none(emoji: Pipeline, questions: Questions, evaluated):
     report, _ = evaluated
     alone = dict(report, drawn=report["drawn"][:1])
-    rows = [figure.Row("true", questions.truth)]
-    assert len(figure._panels(report)) == 2
-    assert figure._panels(alone) == []
-    without, with_curve = (figure.draw_report(r, questions.captions, rows) for r in (alone, report))
+    rows = [report_picture.Row("true", questions.truth)]
+    assert len(report_picture._panels(report)) == 2
+    assert report_picture._panels(alone) == []
+    without, with_curve = (report_picture.draw_report(r, questions.captions, rows) for r in (alone, report))
     assert with_curve.height > without.height + 200
-    by_fid = figure._panels(report)[1]
+    by_fid = report_picture._panels(report)[1]
     assert by_fid.words == ["1", "3"]
     assert by_fid.curves["best"][0] == (report["drawn"][0]["fid"]["best"], report["drawn"][0]["clip_score"]["best"])
 
 
 @pytest.mark.parametrize("values", [[1, 10], [0.901, 0.902], [5.0, 5.0], [0.0, 0.0], [-3, 1000]])
 def test_ticks_are_few_and_around_the_values(values: list[float]):
-    ticks = figure._ticks(values)
+    ticks = report_picture._ticks(values)
     assert 2 <= len(ticks) <= 9
     assert ticks[0] <= min(values)
     assert ticks[-1] >= max(values)

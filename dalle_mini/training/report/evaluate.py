@@ -3,10 +3,6 @@
 Contract: `evaluate` asks a pipeline for captions whose true pictures are known: those of a source, or scenes of the
 emoji world whose combinations training never saw. The report holds what could be measured and nothing else: without
 CLIP, no CLIP score and no FID; template accuracy for the emoji world alone.
-
-Template accuracy is an opinion that is not CLIP's. A picture is right if, in the place of each object, the nearest of
-all objects' templates (mean squared error) is the one asked for and the rest of the picture is empty; its background
-is right if its colour is nearest to that one of the world.
 """
 
 import dataclasses
@@ -30,57 +26,20 @@ from dalle_mini.training.dalle.loss import Batch, row_losses
 from dalle_mini.training.data.rows import Report, read_samples
 from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
 from dalle_mini.training.data.sources import open_source
-from dalle_mini.training.emoji.world import BACKGROUNDS, GRID, NAMES, Scene, World
-from dalle_mini.training.report.figure import Row, draw_report
-from dalle_mini.training.report.measures import codebook_use, frechet_distance, psnr, ssim
+from dalle_mini.training.emoji.judge import percentages_right
+from dalle_mini.training.emoji.world import Scene, World
+from dalle_mini.training.report.quality import codebook_use, frechet_distance, psnr, ssim
+from dalle_mini.training.report.report_picture import Row, draw_report
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker
 
-EMPTY_ERROR = 0.02  # mean squared error up to which a square without an object counts as empty
 LOSS_ROWS = 16  # of one call: the logits of mega for them take 270 MB
 ENCODER_SPELLS = (
     "Of the codes that the VQGAN's encoder gives. A model that was trained on other codes for the same pictures, as "
-    "the embedded one was (training/embedded.py), does not predict these, however well it draws."
+    "the embedded one was (training/tasks/from_emoji.py), does not predict these, however well it draws."
 )
 SHOWN = 24  # captions in the picture, at most
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
-    objects: bool  # every object right, in its place, and nothing else
-    background: bool
-
-
-def judge(world: World, scene: Scene, picture: np.ndarray) -> Verdict:
-    """Compare a uint8 picture [H, W, 3] with what `scene` asks for."""
-    pixels, cell = picture.astype(np.float32) / 255, world.resolution // GRID
-    bare = np.ones(pixels.shape[:2], bool)  # where nothing is drawn
-    outside = bare.copy()  # squares without an object
-    areas = []
-    for sprite in scene.sprites:
-        template = world.sprites[sprite.name, sprite.size]
-        side = template.shape[0]
-        area = np.s_[sprite.row * cell :, sprite.column * cell :]
-        bare[area][:side, :side] &= template[..., 3] < 0.01
-        outside[area][:side, :side] = False
-        areas.append((sprite, pixels[area][:side, :side]))
-
-    colour = np.median(pixels[bare], axis=0)
-    palette = {name: np.array(rgb, np.float32) / 255 for name, rgb in BACKGROUNDS.items()}
-    background = min(palette, key=lambda name: float(np.square(palette[name] - colour).sum()))
-    error = np.square(pixels - palette[background]).reshape(GRID, cell, GRID, cell, 3).mean((1, 3, 4))
-    empty = (error[outside[::cell, ::cell]] < EMPTY_ERROR).all()
-    named = all(_nearest(world, area, sprite.size, palette[background]) == sprite.name for sprite, area in areas)
-    return Verdict(objects=bool(named and empty), background=background == scene.background)
-
-
-def _nearest(world: World, area: np.ndarray, size: int, background: np.ndarray) -> str:
-    def error(name: str) -> float:
-        template = world.sprites[name, size]
-        return float(np.square(area - template[..., :3] - (1 - template[..., 3:]) * background).mean())
-
-    return min(NAMES, key=error)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +66,7 @@ def emoji_questions(resolution: int, *, captions: int = 200, seed: int = 0) -> Q
 
 
 def source_questions(source: str | Path, resolution: int, *, captions: int = 200) -> Questions:
-    """The first samples of a source that are of use (see training/dataset.py), cropped to squares as encode does.
+    """The first samples of a source that are of use (see training/data/rows.py), cropped to squares as encode does.
 
     Raises ValueError if there is none.
     """
@@ -141,7 +100,7 @@ def evaluate(
         for scale in condition_scales or [defaults.condition_scale]
     ]
     judges = _Judges(pipeline, questions, features or pipeline.reranker)
-    codes = pipeline.vqgan.encode(questions.truth)
+    codes, size = pipeline.vqgan.encode(questions.truth), pipeline.vqgan.config.n_embed
     rebuilt = pipeline.vqgan.decode(codes)
     report: dict[str, Any] = {
         "model": pipeline.name,
@@ -150,8 +109,7 @@ def evaluate(
         "sampling": {name: getattr(defaults, name) for name in ("temperature", "top_k", "top_p")},
         **judges.about(),
         "validation_loss": _validation_loss(pipeline, questions, codes, shards),
-        "reconstruction": _reconstruction(questions.truth, rebuilt)
-        | {"codebook": codebook_use(codes, pipeline.vqgan.config.n_embed)}
+        "reconstruction": _reconstruction(questions.truth, rebuilt, np.bincount(codes.ravel(), minlength=size))
         | judges.opinions({"rebuilt": rebuilt}, flat=True),
         "drawn": [],
     }
@@ -209,7 +167,7 @@ class _Judges:
                 if len(pictures) > 1:
                     found["fid"][name] = frechet_distance(self._truth, self._clip.features(pictures))
             if self._world and self._questions.scenes:
-                found["template_accuracy"][name] = _percentages(self._world, self._questions.scenes, pictures)
+                found["template_accuracy"][name] = percentages_right(self._world, self._questions.scenes, pictures)
         return {measure: next(iter(values.values())) if flat else values for measure, values in found.items()}
 
 
@@ -253,8 +211,9 @@ def validation_loss(pipeline: Pipeline, captions: Sequence[str], codes: Int[np.n
     return total / len(codes)
 
 
-def _reconstruction(truth: np.ndarray, rebuilt: np.ndarray) -> dict[str, Any]:
-    return {"psnr_decibels": psnr(truth, rebuilt).mean(), "ssim": ssim(truth, rebuilt).mean()}
+def _reconstruction(truth: np.ndarray, rebuilt: np.ndarray, uses: np.ndarray) -> dict[str, Any]:
+    alike = {"psnr_decibels": psnr(truth, rebuilt).mean(), "ssim": ssim(truth, rebuilt).mean()}
+    return alike | {"codebook": codebook_use(uses)}
 
 
 def _rounded(value: Any) -> Any:
@@ -268,13 +227,3 @@ def _rounded(value: Any) -> Any:
 
 def _is_infinite(value: Any) -> bool:
     return isinstance(value, float | np.floating) and not np.isfinite(value)
-
-
-def _percentages(world: World, scenes: Sequence[Scene], pictures: np.ndarray) -> dict[str, float]:
-    """Per kind of scene, how many percent have the right objects; and the background of all."""
-    right = defaultdict(list)
-    for scene, picture in zip(scenes, pictures, strict=True):
-        verdict = judge(world, scene, picture)
-        right[scene.kind].append(verdict.objects)
-        right["background"].append(verdict.background)
-    return {kind: round(100 * float(np.mean(values)), 1) for kind, values in sorted(right.items())}

@@ -24,7 +24,7 @@ from dalle_mini import presets, tokenizer
 from dalle_mini.checkpoint import from_published, to_published
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
-from dalle_mini.training.report.card import Facts, Part, write_card
+from dalle_mini.training.report.model_card import Facts, Part, write_card
 from vqgan import model as vqgan_model
 from vqgan.config import VQGANConfig
 from vqgan.files import (

@@ -1,4 +1,4 @@
-"""How alike pictures are, how alike two sets of pictures are, and how well a codebook is used: plain functions.
+"""FID, PSNR, SSIM and the use of a codebook: how alike pictures are, how alike two sets of them, as plain functions.
 
 Contract: everything is computed in float64 from what is given, nothing is loaded, and nothing is rounded.
 """
@@ -67,16 +67,15 @@ def frechet_distance(features: Float[np.ndarray, "M D"], others: Float[np.ndarra
     return float(np.square(means[0] - means[1]).sum() + np.square(r).sum() + np.square(s).sum() - 2 * mixed)
 
 
-def codebook_use(codes: Int[np.ndarray, "M T"], codebook_size: int) -> dict[str, float]:
-    """How many codes are used at all, and the perplexity: how many equally frequent codes would be as hard to guess.
+def codebook_use(uses: Int[np.ndarray, " K"]) -> dict[str, float]:
+    """Of the uses of each code: how many are used at all, and how many equally frequent ones would be as hard to guess.
 
-    exp of the entropy in nats, as van den Oord et al. 2017 (arXiv:1711.00937) watched it.
+    The latter is the perplexity, exp of the entropy in nats, as van den Oord et al. 2017 (arXiv:1711.00937) watched it.
     """
-    counts = np.bincount(codes.ravel(), minlength=codebook_size)
-    shares = counts[counts > 0] / counts.sum()
+    shares = uses[uses > 0] / uses.sum()
     return {
-        "size": codebook_size,
+        "size": len(uses),
         "used": len(shares),
-        "share_used": len(shares) / codebook_size,
+        "share_used": len(shares) / len(uses),
         "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
     }

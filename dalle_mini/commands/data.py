@@ -1,0 +1,48 @@
+"""`filter` and `encode`: from pictures with captions to what a text-to-code model is trained on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dalle_mini.commands.options import make_folder
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder of pictures and captions, a table, tar shards or a Hugging Face dataset.",
+        show_default=False,
+    ),
+]
+
+
+def filter_source(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Folder for filtered.parquet and report.json.")] = Path("runs/filtered"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A threshold, as often as needed.")
+    ] = None,
+) -> None:
+    """Keep the samples that are worth training on, e.g. --set min_side=256 --set language=de."""
+    from dalle_mini.training.data.filters import FilterConfig, filter_samples
+
+    config = FilterConfig.parse(settings or [])
+    make_folder(out)
+    typer.echo(f"{source}: {filter_samples(source, out, config).summary()}; see {out}")
+
+
+def encode(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Folder for shards, statistics and a sheet.")] = Path("runs/encoded"),
+    vqgan: Annotated[str, typer.Option(help="A preset, a folder or a hub id of a VQGAN.")] = "emoji",
+) -> None:
+    """Write captions and the codes of their pictures to shards; a stopped run goes on where it was."""
+    from dalle_mini import device
+    from dalle_mini.training.data import shards as encode
+    from vqgan import load
+
+    make_folder(out)
+    device.set_up()
+    report = encode.encode(source, load(encode.vqgan_location(vqgan)), out=out)
+    typer.echo(f"{source}: {report.summary()}; see {out}")

@@ -1,0 +1,114 @@
+"""`generate` and `reconstruct`: pictures from prompts, and what the codes keep of a picture."""
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from PIL import Image, ImageOps
+
+from dalle_mini.commands.options import Model, make_folder, setting
+from dalle_mini.config import SamplingParams
+from dalle_mini.gallery import contact_sheet, slug
+
+
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="A text file with one prompt a line.")] = None,
+    candidates: Annotated[Any, setting("Pictures per prompt.")] = None,
+    seed: Annotated[Any, setting("The same seed draws the same pictures; random when left out.")] = None,
+    condition_scale: Annotated[Any, setting("How closely to follow the prompt.")] = None,
+    temperature: Annotated[Any, setting("Higher is more varied.")] = None,
+    top_k: Annotated[Any, setting("Draw among the k likeliest codes; 0 is off.")] = None,
+    top_p: Annotated[Any, setting("Draw among the likeliest codes of this total probability; 1 is off.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    model: Model = "emoji",
+    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank the pictures with CLIP.")] = True,
+) -> None:
+    """Draw a gallery for each prompt: single PNGs (best first), a grid and a JSON of scores.
+
+    Settings left out are the model's own. One prompt is saved in the folder itself, several in one sub-folder
+    each; nothing is ever overwritten.
+    """
+    wanted = _wanted(prompts or [], prompts_file)
+    settings = {
+        "num_candidates": candidates,
+        "seed": seed,
+        "condition_scale": condition_scale,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
+    SamplingParams(**settings)  # refuses a bad one now rather than after loading the model
+    make_folder(out)
+
+    import dalle_mini
+
+    pipeline = dalle_mini.load(model, rerank=rerank)
+    try:
+        for place, prompt in enumerate(wanted, start=1):
+            gallery = pipeline.generate(prompt, **settings)
+            folder = gallery.save(out if len(wanted) == 1 else out / f"{place:03d}-{slug(prompt)}")[0].parent
+            best = "not ranked" if gallery[0].score is None else f"best score {gallery[0].score:.3f}"
+            facts = [f"{len(gallery)} in {folder}", best, f"seed {gallery.params.seed}", f"{gallery.seconds:.1f} s"]
+            typer.echo(f"{shorten(prompt, 60)!r}: " + ", ".join([*facts, *gallery.notes]))
+    finally:
+        pipeline.close()
+
+
+def _wanted(prompts: list[str], prompts_file: Path | None) -> list[str]:
+    """All prompts of one command, none of them blank; blank lines of the file are skipped."""
+    lines: list[str] = []
+    if prompts_file is not None:
+        try:
+            lines = prompts_file.read_text(encoding="utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            rule = "prompts-file must be a text file in UTF-8 that can be read"
+            raise ValueError(f"{rule}, got {str(prompts_file)!r}") from error
+    wanted = [*prompts, *(line.strip() for line in lines if line.strip())]
+    if not wanted:
+        raise ValueError("prompt must be given, as PROMPT or with --prompts-file, got none")
+    from dalle_mini.text import readable
+
+    for prompt in wanted:  # all of them now: a bad one is not found in the middle of the night
+        readable(prompt)
+    return wanted
+
+
+def reconstruct(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The PNG to write, or a folder for it.")] = Path("reconstruction.png"),
+    model: Model = "emoji",
+) -> None:
+    """Show what the codes keep of a picture and what they lose: the picture beside its reconstruction."""
+    original = _read_picture(picture)
+    if out.is_dir():
+        out = out / "reconstruction.png"
+    make_folder(out.parent)
+
+    import dalle_mini
+
+    pipeline = dalle_mini.load(model, rerank=False)
+    try:
+        square = ImageOps.fit(original, (pipeline.resolution, pipeline.resolution))
+        codes = pipeline.vqgan.encode(np.asarray(square)[None])
+        rebuilt = Image.fromarray(np.asarray(pipeline.vqgan.decode(codes)[0]))
+    finally:
+        pipeline.close()
+    contact_sheet([square, rebuilt]).save(out, format="PNG")
+    typer.echo(f"{picture}: {codes.size} codes, shown in {out}")
+
+
+def _read_picture(path: Path) -> Image.Image:
+    """Upright and in RGB, on white where it is transparent."""
+    from dalle_mini.training.data.rows import PictureError, decode_picture
+
+    rule = f"picture must be an image that can be read, got {str(path)!r}"
+    try:
+        return decode_picture(path.read_bytes())[0]
+    except OSError as error:
+        raise ValueError(rule) from error
+    except PictureError as error:
+        raise ValueError(f"{rule} ({error})") from error

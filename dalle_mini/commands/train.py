@@ -1,0 +1,119 @@
+"""`train vqgan`, `decoder`, `dalle` and `clip`: data of one's own, or the emoji world, into a run's folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dalle_mini.commands.options import make_folder
+
+train = typer.Typer(help="Train a network by a recipe; a stopped run goes on where it was.")
+
+Run = Annotated[Path, typer.Option(help="Folder for checkpoints, metrics, sample sheets and the finished model.")]
+RecipeName = Annotated[str, typer.Option(help="emoji, emoji-tiny, mini, mega or a TOML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Over the recipe's own, as often as needed."),
+]
+Pictures = Annotated[
+    str,
+    typer.Option(help="A folder of pictures, a table, tar shards or a Hugging Face dataset; of recipe emoji: none."),
+]
+
+
+@train.command("vqgan")
+def train_vqgan(
+    recipe: RecipeName = "emoji", data: Pictures = "", run: Run = Path("runs/emoji"), settings: Settings = None
+) -> None:
+    """Pictures to codes and back: the first to train."""
+    from dalle_mini.training import recipe as recipes
+
+    loaded = recipes.load(recipe, settings or [])
+    make_folder(run, "run")
+    if _own(recipe, data):
+        from dalle_mini.training.tasks import from_pictures as pictures
+
+        report = pictures.train_vqgan(data, run, sizes=loaded.vqgan(), config=loaded.vqgan_training())
+        typer.echo(f"{data}: {report.summary()}; see {run}")
+    else:
+        from dalle_mini.training.tasks import from_emoji as embedded
+
+        embedded.train_vqgan(run, loaded)
+
+
+@train.command("decoder")
+def train_decoder(run: Run = Path("runs/emoji")) -> None:
+    """The VQGAN of a run of the emoji world paints better, from the same codes: any time after vqgan."""
+    from dalle_mini.training import recipe as recipes
+    from dalle_mini.training.tasks import from_emoji as embedded
+
+    make_folder(run, "run")
+    embedded.train_decoder(run, recipes.load("emoji"))
+
+
+@train.command("dalle")
+def train_dalle(
+    recipe: RecipeName = "emoji",
+    data: Annotated[
+        list[Path] | None, typer.Option(help="A folder that encode wrote, as often as needed; of recipe emoji: none.")
+    ] = None,
+    run: Run = Path("runs/emoji"),
+    settings: Settings = None,
+    vqgan: Annotated[str, typer.Option(help="What the data were encoded with; the run's own or emoji if unset.")] = "",
+    tokenizer: Annotated[str, typer.Option(help="A folder or hub id; learned from the captions if unset.")] = "",
+    distributed: Annotated[str, typer.Option(help="auto, or ADDRESS:PORT,PROCESSES,PROCESS: one of many hosts.")] = "",
+    track: Annotated[str, typer.Option(help="Send metrics to trackio or wandb, too.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and train nothing.")] = False,
+    devices: Annotated[int | None, typer.Option(help="Of a dry run; those of this machine if unset.", min=1)] = None,
+) -> None:
+    """Captions to codes: after vqgan, or on what encode wrote."""
+    from dalle_mini import device
+    from dalle_mini.training import recipe as recipes
+
+    loaded = recipes.load(recipe, settings or [])
+    device.set_up()
+    if dry_run:
+        from dalle_mini.training.dalle import plan
+
+        typer.echo(plan.dry_run(loaded.dalle(), loaded.dalle_training(), devices))
+        return
+    make_folder(run, "run")
+    if distributed:
+        from dalle_mini.training.dalle import sharding
+
+        sharding.start_processes(distributed)
+    if _own(recipe, data):
+        from dalle_mini.training.tasks import from_shards as own
+
+        typer.echo(own.train_dalle(loaded, data or [], run, painter=vqgan, reader=tokenizer, track=track))
+    else:
+        from dalle_mini.training.tasks import from_emoji as embedded
+
+        embedded.train_dalle(run, loaded)
+
+
+@train.command("clip")
+def train_clip(
+    recipe: RecipeName = "emoji", data: Pictures = "", run: Run = Path("runs/emoji"), settings: Settings = None
+) -> None:
+    """Pictures and captions to one space, with the tokenizer of the run's text-to-code model."""
+    from dalle_mini.training import recipe as recipes
+
+    loaded = recipes.load(recipe, settings or [])
+    make_folder(run, "run")
+    if _own(recipe, data):
+        from dalle_mini.training.tasks import from_pictures as pictures
+
+        report = pictures.train_clip(data, run, config=loaded.clip_training())
+        typer.echo(f"{data}: {report.summary()}; see {run}")
+    else:
+        from dalle_mini.training.tasks import from_emoji as embedded
+
+        embedded.train_clip(run, loaded)
+
+
+def _own(recipe: str, data: object) -> bool:
+    """Whether to train on data of one's own rather than on the emoji world, which only its own recipe is made for."""
+    if not data and recipe != "emoji":
+        raise ValueError(f"data must be given with --data for recipe {recipe!r} (only 'emoji' has its own), got none")
+    return bool(data)
