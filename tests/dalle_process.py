@@ -22,7 +22,8 @@ from dalle_mini import device
 from dalle_mini.config import ModelConfig
 from dalle_mini.training.dalle import sharding
 from dalle_mini.training.dalle import train as dalle
-from dalle_mini.training.dalle.train import DalleTrainConfig, Examples
+from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.loop import LoopConfig
 
 # Heads and feed-forwards divide by 4; the 21 classes do not, and stay whole.

@@ -24,10 +24,13 @@ from dalle_mini import model
 from dalle_mini.config import MEGA
 from dalle_mini.training.dalle import sharding
 from dalle_mini.training.dalle import train as dalle
+from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dalle.examples import Examples
+from dalle_mini.training.dalle.loss import Batch, row_losses
+from dalle_mini.training.dalle.optimiser import make_optimiser
 from dalle_mini.training.dalle.plan import flops_of_row, make_plan, peak_of
 from dalle_mini.training.dalle.sharding import axes_for, spec_of, specs_of
-from dalle_mini.training.dalle.step import Batch, init_state, make_gradient, make_optimiser, make_step, row_losses
-from dalle_mini.training.dalle.train import DalleTrainConfig, Examples
+from dalle_mini.training.dalle.train_step import init_state, make_gradient, make_step
 from dalle_mini.training.loop import LoopConfig
 
 pytestmark = pytest.mark.slow

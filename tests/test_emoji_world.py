@@ -11,6 +11,7 @@ import pytest
 
 from dalle_mini.training import recipe
 from dalle_mini.training.emoji.judge import judge
+from dalle_mini.training.emoji.spelling import BARE, Spelling
 from dalle_mini.training.emoji.world import (
     BACKGROUNDS,
     CENTRES,
@@ -28,7 +29,7 @@ from dalle_mini.training.emoji.world import (
     _plural,
     held_out,
 )
-from dalle_mini.training.tasks import from_emoji as embedded
+from dalle_mini.training.tasks import from_emoji
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline
@@ -267,7 +268,7 @@ def test_the_judge_finds_noise_and_empty_pictures_wrong(world: World, seen: list
 
 
 def test_no_caption_without_a_background_is_of_an_object_that_is_held_out_on_white(world: World):
-    scenes = embedded._scenes(world, np.random.default_rng(0), 3000)
+    scenes = from_emoji._scenes(world, np.random.default_rng(0), 3000)
     assert len(scenes) == 3000
     shown: dict[bool, set[str]] = {True: set(), False: set()}
     for scene in scenes:
@@ -279,7 +280,7 @@ def test_no_caption_without_a_background_is_of_an_object_that_is_held_out_on_whi
 
 @pytest.mark.slow
 def test_an_object_is_spelt_alike_over_every_background_and_painted_right(world: World, emoji: "Pipeline"):
-    spelling = embedded.Spelling(world, emoji.vqgan)
+    spelling = Spelling(world, emoji.vqgan)
     scenes = [scene for scene in world.alone("cat", SMALL) if scene.sprites == world.alone("cat", SMALL)[0].sprites]
     codes = spelling.codes(scenes).reshape(-1, GRID, GRID)
     assert len(scenes) > 3
@@ -288,7 +289,7 @@ def test_an_object_is_spelt_alike_over_every_background_and_painted_right(world:
     for scene, grid in zip(scenes, codes, strict=True):
         expected = np.full_like(grid, spelling.grounds[scene.background])
         area = expected[sprite.row : sprite.row + SMALL, sprite.column : sprite.column + SMALL]
-        area[block != embedded.BARE] = block[block != embedded.BARE]
+        area[block != BARE] = block[block != BARE]
         np.testing.assert_array_equal(grid, expected)
     pictures = emoji.vqgan.decode(codes.reshape(len(codes), -1))
     assert all(judge(world, scene, picture).objects for scene, picture in zip(scenes, pictures, strict=True))
@@ -297,6 +298,6 @@ def test_an_object_is_spelt_alike_over_every_background_and_painted_right(world:
 @pytest.mark.slow
 def test_a_run_goes_on_with_the_recipe_it_was_begun_with(tmp_path: Path):
     steps = ["vqgan.training.steps=2", "vqgan.training.batch_size=2"]
-    embedded.train_vqgan(tmp_path, recipe.load("emoji", steps))
+    from_emoji.train_vqgan(tmp_path, recipe.load("emoji", steps))
     with pytest.raises(ValueError, match=r"^learning_rate must be .*, as .*config\.json says, got 0\.5: use a new run"):
-        embedded.train_vqgan(tmp_path, recipe.load("emoji", [*steps, "vqgan.training.learning_rate=0.5"]))
+        from_emoji.train_vqgan(tmp_path, recipe.load("emoji", [*steps, "vqgan.training.learning_rate=0.5"]))

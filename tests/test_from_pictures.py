@@ -23,13 +23,15 @@ import dalle_mini.training.tasks.from_pictures as training
 import dalle_mini.training.vqgan.train
 import vqgan
 from clip_rerank import Reranker
-from dalle_mini.training.clip.train import ClipTrainConfig
+from dalle_mini.training.clip.config import ClipTrainConfig
 from dalle_mini.training.data.shards import encode, read_codes
 from dalle_mini.training.loop import LoopConfig
 from dalle_mini.training.tasks.from_pictures import read_pictures, train_clip, train_vqgan
-from dalle_mini.training.vqgan import discriminator
+from dalle_mini.training.vqgan import discriminator, train_step
+from dalle_mini.training.vqgan.config import VQGANTrainConfig
 from dalle_mini.training.vqgan.discriminator import DiscriminatorConfig
-from dalle_mini.training.vqgan.train import Batch, VQGANTrainConfig
+from dalle_mini.training.vqgan.losses import reconstruction_loss
+from dalle_mini.training.vqgan.train_step import Batch
 from vqgan import model
 from vqgan.config import VQGANConfig
 
@@ -182,8 +184,8 @@ def test_the_moving_average_is_the_result_and_lags_behind_the_last_step(
 
 def test_the_adaptive_weight_is_that_of_whole_gradients(run: tuple[Path, dict[str, Any]]):
     """Of the first step, from gradients of everything, of which the last kernel's are looked at."""
-    optimiser = dalle_mini.training.vqgan.train._optimiser(RECIPE)
-    state = dalle_mini.training.vqgan.train._initial_state(SIZES, RECIPE, optimiser)
+    optimiser = train_step.make_optimiser(RECIPE)
+    state = train_step.init_state(SIZES, RECIPE, optimiser)
     target = jnp.asarray(batches(0).pixels, jnp.float32) / 255
 
     def painted(params: Any) -> jax.Array:
@@ -191,7 +193,7 @@ def test_the_adaptive_weight_is_that_of_whole_gradients(run: tuple[Path, dict[st
         return model.paint(params, SIZES, z / jnp.sqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-8))
 
     def rebuilt(params: Any) -> jax.Array:
-        return dalle_mini.training.vqgan.train._reconstruction_loss(painted(params), target, RECIPE)
+        return reconstruction_loss(painted(params), target, RECIPE)
 
     def judged(params: Any) -> jax.Array:
         return -discriminator.logits(state.critic.params, RECIPE.discriminator, painted(params)).mean()

@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 import dalle_mini
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import recipe
+from dalle_mini.training import run as runs
 from dalle_mini.training.data.shards import encode, fingerprint, held_back, read_codes
-from dalle_mini.training.tasks import from_shards as own
+from dalle_mini.training.tasks import from_shards
 from vqgan import VQGAN, load, save
 from vqgan.files import CheckpointError
 
@@ -71,7 +72,7 @@ def shards(painter: VQGAN, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two steps."""
     run = tmp_path_factory.mktemp("run")
-    told = own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], run)
+    told = from_shards.train_dalle(recipe.load("emoji-tiny", TINY), [shards], run)
     assert told == f"23 examples and 1 held back; the model is in {run / 'model'}"
     return run
 
@@ -107,7 +108,7 @@ def test_run_leaves_sheet_metrics_and_what_it_was_made_of(run: Path, shards: Pat
 def test_tokenizer_and_vqgan_of_another_model_are_taken_over(shards: Path, tmp_path: Path):
     embedded = str(EMBEDDED)
     loaded = recipe.load("emoji-tiny", [*TINY, f"dalle.encoder_vocab_size={WORDS}"])
-    own.train_dalle(loaded, [shards], tmp_path, painter=embedded, reader=embedded)
+    from_shards.train_dalle(loaded, [shards], tmp_path, vqgan_name=embedded, tokenizer=embedded)
     ours, theirs = ((folder / "dalle" / "merges.txt").read_bytes() for folder in (tmp_path / "model", EMBEDDED))
     assert ours == theirs
 
@@ -132,7 +133,9 @@ def test_shards_of_another_vqgan_are_refused(shards: Path, painter: VQGAN, tmp_p
     params["quantize"]["embedding"]["embedding"][0] += 1
     save(tmp_path / "other", painter.config, params)
     with pytest.raises(ValueError, match=r"^vqgan must be the one of the shards, \w{12} \(1024 codes\), got .*other, "):
-        own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path / "run", painter=str(tmp_path / "other"))
+        from_shards.train_dalle(
+            recipe.load("emoji-tiny", TINY), [shards], tmp_path / "run", vqgan_name=str(tmp_path / "other")
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -140,7 +143,7 @@ def test_tokenizer_with_more_tokens_than_the_recipe_has_is_refused(shards: Path,
     with pytest.raises(
         ValueError, match=rf"^dalle\.encoder_vocab_size must be >= the tokenizer's {WORDS} tokens, got 512$"
     ):
-        own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path, reader=str(EMBEDDED))
+        from_shards.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path, tokenizer=str(EMBEDDED))
     assert not (tmp_path / "dalle").exists()
 
 
@@ -149,7 +152,7 @@ def test_another_tokenizer_than_that_of_the_run_is_refused(run: Path, shards: Pa
     with pytest.raises(
         ValueError, match=r"^tokenizer must be the one that is in .*dalle, got .*: use a new run folder$"
     ):
-        own.train_dalle(loaded, [shards], run, reader=str(EMBEDDED))
+        from_shards.train_dalle(loaded, [shards], run, tokenizer=str(EMBEDDED))
 
 
 def test_recipe_of_another_codebook_is_refused(shards: Path, tmp_path: Path):
@@ -157,7 +160,7 @@ def test_recipe_of_another_codebook_is_refused(shards: Path, tmp_path: Path):
     text = (recipe.FOLDER / "emoji-tiny.toml").read_text().replace("n_embed = 256", "n_embed = 512")
     path.write_text(text.replace("[dalle]", "[dalle]\ncodebook_size = 512"))
     with pytest.raises(ValueError, match=r"^dalle\.codebook_size must be the VQGAN's 1024, got 512$"):
-        own.train_dalle(recipe.load(path), [shards], tmp_path / "run")
+        from_shards.train_dalle(recipe.load(path), [shards], tmp_path / "run")
 
 
 def test_run_goes_on_with_the_recipe_and_data_it_was_begun_with(run: Path, shards: Path, tmp_path: Path):
@@ -168,11 +171,11 @@ def test_run_goes_on_with_the_recipe_and_data_it_was_begun_with(run: Path, shard
         ("dalle.decoder_layers=1", "decoder_l"),
     ):
         with pytest.raises(ValueError, match=rf"^{name}.* must be .*config\.json says, got .*: use a new run folder$"):
-            own.train_dalle(recipe.load("emoji-tiny", [*TINY, setting]), [shards], run)
+            from_shards.train_dalle(recipe.load("emoji-tiny", [*TINY, setting]), [shards], run)
     with pytest.raises(ValueError, match=r"^examples must be 24, .* got 48: use a new run folder$"):
-        own.train_dalle(recipe.load("emoji-tiny", TINY), [shards, shards], run)
+        from_shards.train_dalle(recipe.load("emoji-tiny", TINY), [shards, shards], run)
     # What only orders the sums is free; the run is finished, and stays what it is.
-    own.train_dalle(recipe.load("emoji-tiny", [*TINY, "dalle.training.accumulation=2"]), [shards], run)
+    from_shards.train_dalle(recipe.load("emoji-tiny", [*TINY, "dalle.training.accumulation=2"]), [shards], run)
     assert (run / "model" / "dalle" / "model.safetensors").read_bytes() == before
 
 
@@ -180,8 +183,8 @@ def test_a_run_is_bound_to_its_recipe_when_it_has_trained_and_not_before(shards:
     """What a refusal advises can be followed."""
     huge = recipe.load("emoji-tiny", [*TINY, "dalle.training.batch_size=100000000"])
     with pytest.raises(ValueError, match=r"^the recipe must fit the .* or a lower batch_size would take less$"):
-        own.train_dalle(huge, [shards], tmp_path / "run")
-    assert "the model is in" in own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path / "run")
+        from_shards.train_dalle(huge, [shards], tmp_path / "run")
+    assert "the model is in" in from_shards.train_dalle(recipe.load("emoji-tiny", TINY), [shards], tmp_path / "run")
 
 
 def test_what_a_killed_run_left_half_written_is_written_again(run: Path, shards: Path, tmp_path: Path):
@@ -191,7 +194,7 @@ def test_what_a_killed_run_left_half_written_is_written_again(run: Path, shards:
     (killed / "model" / "vqgan" / "model.safetensors").write_bytes(b"half of the weights")
     (killed / "model" / "dalle").mkdir()
     shutil.copy(run / "model" / "dalle" / "vocab.json", killed / "model" / "dalle")
-    own.train_dalle(recipe.load("emoji-tiny", TINY), [shards], killed)
+    from_shards.train_dalle(recipe.load("emoji-tiny", TINY), [shards], killed)
     for name in ("dalle/tokenizer.json", "dalle/model.safetensors", "vqgan/model.safetensors"):
         assert (killed / "model" / name).read_bytes() == (run / "model" / name).read_bytes(), name
 
@@ -218,9 +221,9 @@ def test_two_processes_begin_and_finish_a_new_run_by_the_command_line(run: Path,
 
 def test_tracker_that_is_not_installed_is_one_sentence(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^track must be trackio or wandb, got 'other'$"):
-        own.tracker("other", tmp_path, {})
+        runs.tracker("other", tmp_path, {})
     with pytest.raises(ValueError, match=r"^wandb must be installed for --track wandb: pip install wandb$"):
-        own.tracker("wandb", tmp_path, {})
+        runs.tracker("wandb", tmp_path, {})
 
 
 # -- All of it

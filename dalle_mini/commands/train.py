@@ -31,24 +31,25 @@ def train_vqgan(
     loaded = recipes.load(recipe, settings or [])
     make_folder(run, "run")
     if _own(recipe, data):
-        from dalle_mini.training.tasks import from_pictures as pictures
+        from dalle_mini.training.tasks import from_pictures
 
-        report = pictures.train_vqgan(data, run, sizes=loaded.vqgan(), config=loaded.vqgan_training())
+        report = from_pictures.train_vqgan(data, run, sizes=loaded.vqgan(), config=loaded.vqgan_training())
         typer.echo(f"{data}: {report.summary()}; see {run}")
     else:
-        from dalle_mini.training.tasks import from_emoji as embedded
+        from dalle_mini.training.tasks import from_emoji
 
-        embedded.train_vqgan(run, loaded)
+        from_emoji.train_vqgan(run, loaded)
 
 
 @train.command("decoder")
-def train_decoder(run: Run = Path("runs/emoji")) -> None:
+def train_decoder(recipe: RecipeName = "emoji", run: Run = Path("runs/emoji"), settings: Settings = None) -> None:
     """The VQGAN of a run of the emoji world paints better, from the same codes: any time after vqgan."""
     from dalle_mini.training import recipe as recipes
-    from dalle_mini.training.tasks import from_emoji as embedded
+    from dalle_mini.training.tasks import from_emoji
 
+    loaded = recipes.load(recipe, settings or [])
     make_folder(run, "run")
-    embedded.train_decoder(run, recipes.load("emoji"))
+    from_emoji.train_decoder(run, loaded)
 
 
 @train.command("dalle")
@@ -83,13 +84,15 @@ def train_dalle(
 
         sharding.start_processes(distributed)
     if _own(recipe, data):
-        from dalle_mini.training.tasks import from_shards as own
+        from dalle_mini.training.tasks import from_shards
 
-        typer.echo(own.train_dalle(loaded, data or [], run, painter=vqgan, reader=tokenizer, track=track))
+        typer.echo(from_shards.train_dalle(loaded, data or [], run, vqgan_name=vqgan, tokenizer=tokenizer, track=track))
+    elif vqgan:
+        raise ValueError(f"vqgan must be left out without --data: the emoji world has the run's own, got {vqgan!r}")
     else:
-        from dalle_mini.training.tasks import from_emoji as embedded
+        from dalle_mini.training.tasks import from_emoji
 
-        embedded.train_dalle(run, loaded)
+        from_emoji.train_dalle(run, loaded, tokenizer=tokenizer, track=track)
 
 
 @train.command("clip")
@@ -102,14 +105,14 @@ def train_clip(
     loaded = recipes.load(recipe, settings or [])
     make_folder(run, "run")
     if _own(recipe, data):
-        from dalle_mini.training.tasks import from_pictures as pictures
+        from dalle_mini.training.tasks import from_pictures
 
-        report = pictures.train_clip(data, run, config=loaded.clip_training())
+        report = from_pictures.train_clip(data, run, config=loaded.clip_training())
         typer.echo(f"{data}: {report.summary()}; see {run}")
     else:
-        from dalle_mini.training.tasks import from_emoji as embedded
+        from dalle_mini.training.tasks import from_emoji
 
-        embedded.train_clip(run, loaded)
+        from_emoji.train_clip(run, loaded)
 
 
 def _own(recipe: str, data: object) -> bool:
