@@ -26,6 +26,7 @@ from dalle_mini.training.dalle.optimiser import make_optimiser
 from dalle_mini.training.dalle.plan import make_plan, memory_of, peak_of
 from dalle_mini.training.dalle.sharding import make_mesh, place_batch, shardings_of
 from dalle_mini.training.dalle.train_step import State, init_state, make_step
+from dalle_mini.training.dalle.validation import mean_loss
 from dalle_mini.training.loop import LoopConfig, fit
 
 logger = logging.getLogger(__name__)
@@ -91,18 +92,16 @@ def _validation(
     sizes: ModelConfig, config: DalleTrainConfig, held_out: Examples, mesh: Mesh
 ) -> Callable[[State], dict[str, float]]:
     """The mean loss over the first held-out examples, a part of a batch at a time."""
-    rows = config.batch_size // config.accumulation
-    count = min(len(held_out.codes), CHECKED_BATCHES * config.batch_size)
-    starts = range(0, count, rows)
+    data = held_out.batch(np.arange(min(len(held_out.codes), CHECKED_BATCHES * config.batch_size)))
     losses = jax.jit(
         partial(row_losses, sizes=computed_in(sizes, config)), out_shardings=NamedSharding(mesh, PartitionSpec())
     )
 
+    def placed(params: Params, batch: Batch) -> jax.Array:
+        return losses(params, batch=place_batch(batch, mesh))
+
     def validate(state: State) -> dict[str, float]:
-        parts = []
-        for start in starts:
-            batch = held_out.batch(np.arange(start, start + rows) % count)  # the last part is filled up
-            parts.append(np.asarray(losses(state.result, batch=place_batch(batch, mesh)))[: count - start])
-        return {"validation_loss": float(np.concatenate(parts).mean())}
+        rows = config.batch_size // config.accumulation
+        return {"validation_loss": mean_loss(placed, state.result, data, rows=rows)}
 
     return validate

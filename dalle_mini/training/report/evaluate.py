@@ -8,7 +8,6 @@ CLIP, no CLIP score and no FID; template accuracy for the emoji world alone.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.scheduler import Scheduler
 from dalle_mini.training.dalle.loss import Batch, row_losses
+from dalle_mini.training.dalle.validation import mean_loss
 from dalle_mini.training.data.rows import Report, read_samples
 from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
 from dalle_mini.training.data.sources import open_source
@@ -200,15 +200,12 @@ def _validation_loss(
 
 def validation_loss(pipeline: Pipeline, captions: Sequence[str], codes: Int[np.ndarray, "M T"]) -> float:
     """Mean cross entropy of every code, in nats, given its caption and the codes before it."""
-    tokens, mask = pipeline.tokenizer.encode_batch(captions)
-    losses = jax.jit(partial(row_losses, sizes=pipeline.config))
     assert isinstance(pipeline.scheduler, Scheduler), "the model is in this process"
-    engine, total = pipeline.scheduler.engines[0], 0.0
+    engine = pipeline.scheduler.engines[0]
     assert isinstance(engine, Engine), "load makes no others"
-    for start in range(0, len(codes), LOSS_ROWS):
-        rows = np.s_[start : start + LOSS_ROWS]
-        total += float(losses(engine.params, batch=Batch(tokens[rows], mask[rows], codes[rows])).sum())
-    return total / len(codes)
+    losses = jax.jit(lambda params, batch: row_losses(params, pipeline.config, batch))
+    data = Batch(*pipeline.tokenizer.encode_batch(captions), codes)
+    return mean_loss(losses, engine.params, data, rows=min(LOSS_ROWS, len(codes)))
 
 
 def _reconstruction(truth: np.ndarray, rebuilt: np.ndarray, uses: np.ndarray) -> dict[str, Any]:
