@@ -32,7 +32,8 @@ from dalle_mini.gallery import Candidate, Gallery, Preview
 from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.previews import Previews
-from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, QueueFullError, Scheduler, Waiting
+from dalle_mini.serving.refusals import QueueFullError
+from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, Scheduler, Waiting
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
 from dalle_mini.web.limits import Limits

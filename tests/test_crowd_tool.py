@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from dalle_mini.serving.crowd import Note, _growth, crowd
-from dalle_mini.serving.scheduler import ClosedError
+from dalle_mini.serving.refusals import ClosedError
 
 APP = Path(__file__).parents[1] / "app.py"
 GRACE, PATIENCE = 10, 30

@@ -32,7 +32,7 @@ if importlib.util.find_spec("ray") is None:
 import dalle_mini
 from dalle_mini.config import SamplingParams
 from dalle_mini.serving.ray import BackPressureError, RayScheduler, Replica, _place  # sets Ray up before it is imported
-from dalle_mini.serving.scheduler import ClosedError, QueueFullError
+from dalle_mini.serving.refusals import ClosedError, QueueFullError
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline

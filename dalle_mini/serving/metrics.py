@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from dalle_mini.web.limits import RefusedError
+from dalle_mini.serving.refusals import RefusedError
 
 OUTCOMES = ("finished", "cancelled", "failed", "refused")
 STAGES = ("waiting", "drawing", "painting", "ranking")

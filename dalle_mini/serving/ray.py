@@ -52,17 +52,9 @@ from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.pipeline import load_engines
 from dalle_mini.serving.engine import MOST_SLOTS
 from dalle_mini.serving.metrics import Metrics
-from dalle_mini.serving.scheduler import (
-    HEARTBEAT,
-    LINE_HEARTBEAT,
-    ClosedError,
-    Drawing,
-    QueueFullError,
-    Scheduler,
-    Waiting,
-)
+from dalle_mini.serving.refusals import ClosedError, QueueFullError, RefusedError
+from dalle_mini.serving.scheduler import HEARTBEAT, LINE_HEARTBEAT, Drawing, Scheduler, Waiting
 from dalle_mini.tokenizer import TokenizedPrompt
-from dalle_mini.web.limits import RefusedError
 from vqgan.files import CheckpointError
 
 logger = logging.getLogger(__name__)

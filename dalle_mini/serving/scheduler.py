@@ -38,8 +38,8 @@ from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.model import CrossKV
 from dalle_mini.serving.engine import Slot
 from dalle_mini.serving.metrics import Metrics
+from dalle_mini.serving.refusals import ClosedError, QueueFullError
 from dalle_mini.tokenizer import TokenizedPrompt
-from dalle_mini.web.limits import RefusedError
 
 logger = logging.getLogger(__name__)
 FIRST_HEARTBEAT = 0.1  # who is served at once is not told of a line
@@ -50,25 +50,6 @@ IDLE = 0.01  # seconds until an engine that may not begin what is waiting looks 
 BROKEN = 30.0  # seconds; then what was kept away from a failed engine may try it again
 MAX_WAITING = 200
 ATTEMPTS = 2  # of a request that a device has failed with
-
-
-class QueueFullError(RefusedError):
-    """There is no place in line. `seconds` until all of it would have begun, or None where nothing was measured yet."""
-
-    def __init__(self, waiting: int, seconds: float | None) -> None:
-        super().__init__(waiting, seconds)  # so that it can be pickled
-        self.seconds = seconds
-
-    def __str__(self) -> str:
-        when = "later" if self.seconds is None else f"in about {max(1, round(self.seconds))} s"
-        return f"{self.args[0]} requests are waiting already: please try again {when}"
-
-
-class ClosedError(RefusedError):
-    """The server is stopping and takes no more requests."""
-
-    def __str__(self) -> str:
-        return "the server is stopping: please try again later"
 
 
 class EngineLike(Protocol):
