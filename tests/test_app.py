@@ -473,7 +473,7 @@ def test_engine_ray_without_ray_ends_with_one_sentence(monkeypatch: pytest.Monke
 
 
 def test_without_it_nothing_imports_ray() -> None:
-    script = "import app, sys, dalle_mini.pipeline; assert 'ray' not in sys.modules"
+    script = "import app, sys, dalle_mini.loading; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=app.ASSETS.parent)
 
 

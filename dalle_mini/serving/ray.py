@@ -49,8 +49,7 @@ from ray.serve.schema import LoggingConfig
 
 from dalle_mini import device, presets
 from dalle_mini.config import ModelConfig, SamplingParams
-from dalle_mini.pipeline import load_engines
-from dalle_mini.serving.engine import MOST_SLOTS
+from dalle_mini.serving.engine import MOST_SLOTS, load_engines
 from dalle_mini.serving.metrics import Metrics
 from dalle_mini.serving.refusals import ClosedError, QueueFullError, RefusedError
 from dalle_mini.serving.scheduler import HEARTBEAT, LINE_HEARTBEAT, Drawing, Scheduler, Waiting
