@@ -29,7 +29,8 @@ import dalle_mini
 from dalle_mini.config import MAX_CANDIDATES
 from dalle_mini.gallery import Candidate, Gallery, Preview
 from dalle_mini.serving.refusals import RefusedError
-from dalle_mini.serving.scheduler import MAX_WAITING, Waiting
+from dalle_mini.serving.request import Waiting
+from dalle_mini.serving.scheduler import MAX_WAITING
 from dalle_mini.web import server as web
 from dalle_mini.web.answers import Answers
 from dalle_mini.web.limits import Limits, visitor_at

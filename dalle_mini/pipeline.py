@@ -28,7 +28,8 @@ from dalle_mini.gallery import Candidate, Gallery, Preview
 from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.refusals import QueueFullError
-from dalle_mini.serving.scheduler import HEARTBEAT, Scheduler, Waiting
+from dalle_mini.serving.request import Waiting
+from dalle_mini.serving.scheduler import HEARTBEAT, Scheduler
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
 from dalle_mini.web.limits import Limits

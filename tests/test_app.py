@@ -36,7 +36,7 @@ import app
 import dalle_mini
 from dalle_mini.gallery import Gallery, Preview, read_metadata
 from dalle_mini.serving.refusals import ClosedError
-from dalle_mini.serving.scheduler import Waiting
+from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.world import CENTRES, GRID, HUGE, NORMAL, SMALL, Scene, Sprite, World
 from dalle_mini.training.report.evaluate import judge
 from dalle_mini.web import server as web

@@ -21,7 +21,7 @@ from dalle_mini.gallery import Gallery, Preview
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.previews import UNDRAWN
 from dalle_mini.serving.refusals import QueueFullError
-from dalle_mini.serving.scheduler import Waiting
+from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.world import CENTRES, Scene, World
 from dalle_mini.training.report.evaluate import judge
 from vqgan.files import CheckpointError

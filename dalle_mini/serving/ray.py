@@ -52,7 +52,8 @@ from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.serving.engine import MOST_SLOTS, load_engines
 from dalle_mini.serving.metrics import Metrics
 from dalle_mini.serving.refusals import ClosedError, QueueFullError, RefusedError
-from dalle_mini.serving.scheduler import HEARTBEAT, LINE_HEARTBEAT, Drawing, Scheduler, Waiting
+from dalle_mini.serving.request import Drawing, Waiting
+from dalle_mini.serving.scheduler import HEARTBEAT, LINE_HEARTBEAT, Scheduler
 from dalle_mini.tokenizer import TokenizedPrompt
 from vqgan.files import CheckpointError
 
