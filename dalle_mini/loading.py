@@ -21,7 +21,7 @@ from vqgan.files import CheckpointError
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker
-    from dalle_mini.serving.ray import RayScheduler
+    from dalle_mini.serving.ray.scheduler import RayScheduler
 
 
 def load(
@@ -37,7 +37,7 @@ def load(
 
     slots: candidates that each device draws at once, or what its memory holds; at most `max_waiting` requests wait
     for them, and `limits` says what one visitor may ask. Every device of this machine is used; with `replicas`, how
-    many or the fewest and the most, Ray's processes draw instead (serving/ray.py), and slots and max_waiting are those
+    many or the fewest and the most, Ray's processes draw instead (serving/ray/), and slots and max_waiting are those
     of each. Compiled programs are kept on disk for the next start. Raises `CheckpointError`, and ValueError naming the
     setting.
     """
@@ -114,7 +114,7 @@ def _load_vqgan(preset: Preset, config: ModelConfig) -> vqgan.VQGAN:
 
 def _ray_scheduler() -> "type[RayScheduler]":
     try:
-        from dalle_mini.serving.ray import RayScheduler
+        from dalle_mini.serving.ray.scheduler import RayScheduler
     except ModuleNotFoundError as error:
         raise ValueError(f"replicas need Ray: pip install -r requirements-ray.txt ({error})") from error
     return RayScheduler

@@ -36,7 +36,7 @@ from dalle_mini.web.limits import Limits
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker
-    from dalle_mini.serving.ray import RayScheduler
+    from dalle_mini.serving.ray.scheduler import RayScheduler
 
 BATCH = 16  # pictures that are painted or ranked in one go
 

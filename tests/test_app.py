@@ -467,7 +467,8 @@ def test_model_that_cannot_be_loaded_ends_with_one_sentence(tmp_path: Path) -> N
 
 def test_engine_ray_without_ray_ends_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "dalle_mini.serving.ray", raising=False)
+    for name in ("dalle_mini.serving.ray.scheduler", "dalle_mini.serving.ray.cluster"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(SystemExit, match=r"^replicas need Ray: pip install -r requirements-ray\.txt \(.*ray.*\)$"):
         app.main(engine=app.Engine.RAY, rerank=False, port=0)
 
