@@ -12,15 +12,20 @@ from dalle_mini.config import SamplingParams
 from dalle_mini.gallery import Candidate
 
 if TYPE_CHECKING:
-    from dalle_mini.pipeline import Pipeline, load
+    from dalle_mini.loading import load
+    from dalle_mini.pipeline import Pipeline
 
 __all__ = ["Candidate", "Pipeline", "SamplingParams", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """`load` and `Pipeline` bring JAX along, which the command line's --help should not wait for."""
-    if name in ("load", "Pipeline"):
-        from dalle_mini import pipeline
+    if name == "load":
+        from dalle_mini.loading import load
 
-        return getattr(pipeline, name)
+        return load
+    if name == "Pipeline":
+        from dalle_mini.pipeline import Pipeline
+
+        return Pipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,38 +15,34 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing
-from pathlib import Path
+from concurrent.futures import Future, wait
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self
 
-import jax
 import numpy as np
 from PIL import Image
 
 import vqgan
-from dalle_mini import device, presets
-from dalle_mini.checkpoint import load_params
 from dalle_mini.config import MAX_SEED, ModelConfig, SamplingParams
 from dalle_mini.gallery import Candidate, Gallery, Preview
 from dalle_mini.serving.batcher import Batcher
-from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.previews import Previews
-from dalle_mini.serving.scheduler import HEARTBEAT, MAX_WAITING, QueueFullError, Scheduler, Waiting
+from dalle_mini.serving.refusals import QueueFullError
+from dalle_mini.serving.request import Waiting
+from dalle_mini.serving.scheduler import HEARTBEAT, Scheduler
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
 from dalle_mini.web.limits import Limits
-from vqgan.files import CheckpointError
 
 if TYPE_CHECKING:
     from clip_rerank import Reranker
-    from dalle_mini.serving.ray import RayScheduler
+    from dalle_mini.serving.ray.scheduler import RayScheduler
 
 BATCH = 16  # pictures that are painted or ranked in one go
 
 
 class Pipeline:
-    """The loaded networks; see `load`. Close it, or use it in a `with` statement."""
+    """The loaded networks; see loading.py. Close it, or use it in a `with` statement."""
 
     def __init__(
         self,
@@ -223,89 +219,3 @@ def _results(jobs: "list[Future[Any]]", drawn: Preview) -> Generator[Preview, No
     finally:
         for job in jobs:
             job.cancel()
-
-
-def load(
-    model: str | Path = "emoji",
-    *,
-    rerank: bool = True,
-    slots: int | None = None,
-    max_waiting: int = MAX_WAITING,
-    limits: Limits | None = None,
-    replicas: int | tuple[int, int] | None = None,
-) -> Pipeline:
-    """A preset (emoji, mini, mega), a folder or a hub id, ready to draw. `rerank=False` goes without CLIP.
-
-    slots: candidates that each device draws at once, or what its memory holds; at most `max_waiting` requests wait
-    for them, and `limits` says what one visitor may ask. Every device of this machine is used; with `replicas`, how
-    many or the fewest and the most, Ray's processes draw instead (serving/ray.py), and slots and max_waiting are those
-    of each. Compiled programs are kept on disk for the next start. Raises `CheckpointError`, and ValueError naming the
-    setting.
-    """
-    device.set_up()
-    preset = presets.find(model)
-    if rerank and isinstance(preset.clip, Path) and not preset.clip.is_dir():
-        raise CheckpointError(
-            f"{preset.clip.parent} must hold clip/ to rank with, got none: leave ranking out (--no-rerank, "
-            "rerank=False) or train one (python -m dalle_mini train clip)"
-        )
-    with ThreadPoolExecutor(1) as pool:
-        reranker = pool.submit(_load_reranker, preset.clip) if rerank else None  # torch takes seconds to import
-        config, tokenizer = _load_tokenizer(preset.dalle)
-        scheduler: Scheduler | RayScheduler
-        if replicas is None:
-            scheduler = Scheduler(load_engines(preset.dalle, config, slots=slots), max_waiting=max_waiting)
-        else:  # before anything is computed here: Ray forks, which JAX's threads might not survive
-            scheduler = _ray_scheduler()(model, config, replicas=replicas, slots=slots, max_waiting=max_waiting)
-        with ExitStack() as failed:
-            failed.callback(scheduler.close)
-            painter = vqgan.load(preset.vqgan)
-            if painter.config.n_embed != config.codebook_size or painter.config.side != config.side:
-                raise CheckpointError(
-                    f"{preset.vqgan} must have {config.codebook_size} codes and a grid of side {config.side} for "
-                    f"{preset.dalle}, got {painter.config.n_embed} and {painter.config.side}"
-                )
-            card = preset.card.read_text(encoding="utf-8", errors="replace") if preset.card else ""
-            pipeline = Pipeline(preset.name, tokenizer, scheduler, painter, None, card, limits)
-            failed.callback(pipeline.close)
-            pipeline.warm_up()
-            pipeline.reranker = reranker.result() if reranker else None
-            failed.pop_all()
-    return pipeline
-
-
-def _ray_scheduler() -> "type[RayScheduler]":
-    try:
-        from dalle_mini.serving.ray import RayScheduler
-    except ModuleNotFoundError as error:
-        raise ValueError(f"replicas need Ray: pip install -r requirements-ray.txt ({error})") from error
-    return RayScheduler
-
-
-def _load_reranker(location: str | Path) -> "Reranker":
-    from clip_rerank import Reranker, RerankerError  # imports torch
-
-    try:
-        return Reranker.load(str(location))
-    except RerankerError as error:
-        raise CheckpointError(str(error)) from None
-
-
-def _load_tokenizer(folder: Path) -> tuple[ModelConfig, Tokenizer]:
-    try:
-        config = ModelConfig.from_json(folder / "config.json")
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
-    tokenizer = Tokenizer.load(folder, max_text_length=config.max_text_length, normalize=config.normalize_text)
-    if tokenizer.vocab_size > config.encoder_vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer must know at most the model's {config.encoder_vocab_size} tokens, "
-            f"got {tokenizer.vocab_size}"
-        )
-    return config, tokenizer
-
-
-def load_engines(folder: Path, config: ModelConfig, *, slots: int | None = None) -> list[Engine]:
-    """The text-to-code model of a folder, once on each device of this process. Raises `CheckpointError`."""
-    params = load_params(folder, config, dtype=config.param_dtype)
-    return [Engine(config, params, slots=slots, device=one) for one in jax.local_devices()]

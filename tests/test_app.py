@@ -35,12 +35,15 @@ from PIL import Image
 import app
 import dalle_mini
 from dalle_mini.gallery import Gallery, Preview, read_metadata
-from dalle_mini.serving.scheduler import ClosedError, Waiting
+from dalle_mini.serving.refusals import ClosedError
+from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import CENTRES, GRID, HUGE, NORMAL, SMALL, Scene, Sprite, World
 from dalle_mini.web import server as web
 from dalle_mini.web.answers import Answers
 from dalle_mini.web.limits import Limits
+from dalle_mini.web.page.draw_button import page_generator
+from dalle_mini.web.page.texts import harmless
 
 if TYPE_CHECKING:
     from playwright.sync_api import FrameLocator, Page
@@ -350,7 +353,7 @@ def test_page_sends_nothing_again_that_has_not_changed(tmp_path: Path) -> None:
     events = [Waiting(2, None), Waiting(2, None), Waiting(1, 3.4), Waiting(1, 0.0), first, first, later]
     fake: Any = SimpleNamespace(stream=lambda prompt, **settings: (event for event in events))
     request: Any = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"))
-    sent = list(app.page_generator(fake, Answers(tmp_path), ["seed"])(request, "a cat", ""))
+    sent = list(page_generator(fake, Answers(tmp_path), ["seed"])(request, "a cat", ""))
     skipped = [[value == gr.skip() for value in values[1:3]] for values in sent]
     waiting, drawing = [[True, False], [True, True], [True, False], [True, False]], [[False, False], [True, True]]
     assert skipped == [*waiting, *drawing, [True, False]]
@@ -435,12 +438,12 @@ def test_the_second_signal_ends_the_process_whatever_it_is_doing() -> None:
 
 def test_card_loses_front_matter_images_and_html_but_keeps_links() -> None:
     text = "---\nlicense: mit\n---\n# A\n![b](https://x.org/b.png)[c](https://x.org) <img src=//x.org/d>![e][f] <https://g.org>"
-    assert app.card(text).split() == ["#", "A", "[c](https://x.org)", "<https://g.org>"]
+    assert harmless(text).split() == ["#", "A", "[c](https://x.org)", "<https://g.org>"]
 
 
 @pytest.mark.parametrize("front", ["---\n- a\n---\n", "---\na: b: [c\n---\n", "\n---\n---\n", ""])
 def test_front_matter_of_any_kind_is_no_reason_to_refuse_a_card(front: str) -> None:
-    assert app.card(front + "# A\n\n---\n\nB\n\n---\n").split() == ["#", "A", "---", "B", "---"]
+    assert harmless(front + "# A\n\n---\n\nB\n\n---\n").split() == ["#", "A", "---", "B", "---"]
 
 
 def test_main_prints_the_address_the_device_and_the_model(
@@ -466,25 +469,26 @@ def test_model_that_cannot_be_loaded_ends_with_one_sentence(tmp_path: Path) -> N
 
 def test_engine_ray_without_ray_ends_with_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "dalle_mini.serving.ray", raising=False)
+    for name in ("dalle_mini.serving.ray.scheduler", "dalle_mini.serving.ray.cluster"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(SystemExit, match=r"^replicas need Ray: pip install -r requirements-ray\.txt \(.*ray.*\)$"):
-        app.main(engine=app.Engine.RAY, rerank=False, port=0)
+        app.main(engine="ray", rerank=False, port=0)
 
 
 def test_without_it_nothing_imports_ray() -> None:
-    script = "import app, sys, dalle_mini.pipeline; assert 'ray' not in sys.modules"
+    script = "import app, sys, dalle_mini.loading; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=app.ASSETS.parent)
 
 
 def test_replicas_are_a_number_or_a_range() -> None:
-    assert [app.counts(app.Engine.RAY, text) for text in ("2", "1-8", "3-3")] == [2, (1, 8), 3]
+    assert [app.replica_counts("ray", text) for text in ("2", "1-8", "3-3")] == [2, (1, 8), 3]
     for wrong in ("", "-1", "two", "1-", "1 - 2"):
         with pytest.raises(ValueError, match=r"^replicas must be a number or two, such as 2 or 1-8, got "):
-            app.counts(app.Engine.RAY, wrong)
-    assert app.counts(app.Engine.RAY, None) == 2
-    assert app.counts(app.Engine.LOCAL, None) is None
+            app.replica_counts("ray", wrong)
+    assert app.replica_counts("ray", None) == 2
+    assert app.replica_counts("local", None) is None
     with pytest.raises(ValueError, match=r"^replicas must be left out without engine ray, got '3'$"):
-        app.counts(app.Engine.LOCAL, "3")
+        app.replica_counts("local", "3")
 
 
 def test_port_that_is_taken_ends_with_one_sentence(emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from dalle_mini.serving.batcher import Batcher
-from dalle_mini.serving.scheduler import ClosedError
+from dalle_mini.serving.refusals import ClosedError
 
 
 class Halves:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from patience import eventually
 
-from dalle_mini.serving.scheduler import Drawing
+from dalle_mini.serving.request import Drawing
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline

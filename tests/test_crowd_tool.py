@@ -12,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dalle_mini.serving.crowd import Note, _growth, crowd
-from dalle_mini.serving.scheduler import ClosedError
+from dalle_mini.serving.crowd import _growth, crowd
+from dalle_mini.serving.crowd_server import Note
+from dalle_mini.serving.refusals import ClosedError
 
 APP = Path(__file__).parents[1] / "app.py"
 GRACE, PATIENCE = 10, 30

@@ -230,7 +230,11 @@ def test_the_command_writes_one_json_and_one_picture(photos: Path, tmp_path: Pat
         ("--condition-scale", "-1", "condition_scale must be a number from 0 to 100, got -1"),
         ("--condition-scale", "much", "condition_scale must be a number from 0 to 100, got 'much'"),
         ("--candidates", "0", "num_candidates must be a whole number from 1 to 16, got 0"),
-        ("--features", "nowhere", "features: the CLIP model must be an existing folder, .* got 'nowhere'"),
+        (
+            "--features",
+            "nowhere",
+            "features must be a CLIP model: the CLIP model must be an existing folder, .* got 'nowhere'",
+        ),
         ("--data", "nowhere", "source must be an existing file or folder or a hub id like owner/name, got 'nowhere'"),
     ],
 )

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from dalle_mini.web.limits import LimitError, Limits, visitor_at
+from dalle_mini.serving.refusals import LimitError
+from dalle_mini.web.limits import Limits, visitor_at
 
 
 class Clock:

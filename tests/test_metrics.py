@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dalle_mini.gallery import Preview
 from dalle_mini.serving.metrics import OUTCOMES, Metrics
-from dalle_mini.web.limits import LimitError, Limits
+from dalle_mini.serving.refusals import LimitError
+from dalle_mini.web.limits import Limits
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline

@@ -20,7 +20,8 @@ from dalle_mini import presets
 from dalle_mini.gallery import Gallery, Preview
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.previews import UNDRAWN
-from dalle_mini.serving.scheduler import QueueFullError, Waiting
+from dalle_mini.serving.refusals import QueueFullError
+from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import CENTRES, Scene, World
 from vqgan.files import CheckpointError

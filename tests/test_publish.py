@@ -23,7 +23,7 @@ from dalle_mini.__main__ import main
 from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig
 from dalle_mini.presets import EMBEDDED
-from dalle_mini.serving.crowd import _server
+from dalle_mini.serving.crowd_server import server
 from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.data.rows import write_json
 from dalle_mini.training.data.shards import vqgan_location
@@ -122,7 +122,7 @@ def test_the_published_layout_draws_the_same_pictures(emoji: Pipeline, tmp_path:
 @pytest.mark.slow
 def test_a_published_model_is_served(emoji: Pipeline, tmp_path: Path):
     publish("emoji", tmp_path / "mine", layout="msgpack")
-    with _server(str(tmp_path / "mine"), tmp_path / "server") as address:
+    with server(str(tmp_path / "mine"), tmp_path / "server") as address:
         client = Client(address, verbose=False, download_files=str(tmp_path))
         result = client.predict("a cat left of a pizza", num_candidates=1, seed=7, api_name="/generate")
         client.close()

@@ -31,8 +31,10 @@ if importlib.util.find_spec("ray") is None:
 
 import dalle_mini
 from dalle_mini.config import SamplingParams
-from dalle_mini.serving.ray import BackPressureError, RayScheduler, Replica, _place  # sets Ray up before it is imported
-from dalle_mini.serving.scheduler import ClosedError, QueueFullError
+from dalle_mini.serving.ray.cluster import place
+from dalle_mini.serving.ray.replica import Replica
+from dalle_mini.serving.ray.scheduler import BackPressureError, RayScheduler
+from dalle_mini.serving.refusals import ClosedError, QueueFullError
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline
@@ -154,11 +156,11 @@ def test_a_broken_replica_is_not_healthy():
 def test_more_replicas_than_accelerators_are_refused_rather_than_waited_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
-    assert _place(1) == {"num_gpus": 1}
+    assert place(1) == {"num_gpus": 1}
     with pytest.raises(ValueError, match=r"^replicas must be <= 1, the GPUs of this machine, got 2$"):
-        _place(2)
+        place(2)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    assert _place(2) == {"num_cpus": 1}
+    assert place(2) == {"num_cpus": 1}
 
 
 @pytest.mark.parametrize("wrong", [0, (0, 2), (3, 2)])

@@ -14,7 +14,9 @@ from patience import eventually
 
 from dalle_mini.config import SamplingParams
 from dalle_mini.serving.engine import Slot
-from dalle_mini.serving.scheduler import ClosedError, Drawing, QueueFullError, Scheduler, Waiting
+from dalle_mini.serving.refusals import ClosedError, QueueFullError
+from dalle_mini.serving.request import Drawing, Waiting
+from dalle_mini.serving.scheduler import Scheduler
 
 SIDE = 2  # rows of two codes
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from dalle_mini.serving.scheduler import ClosedError
+from dalle_mini.serving.refusals import ClosedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dalle_mini import decode
+from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.decode import DecodeState
 from dalle_mini.model import CrossKV, Params
@@ -172,6 +174,12 @@ class Engine:
     def _empty(self, guided: bool) -> DecodeState:
         state = decode.empty_state(self.config, ROWS // 2 if guided else ROWS, guided=guided)
         return jax.device_put(state, self.device)
+
+
+def load_engines(folder: Path, config: ModelConfig, *, slots: int | None = None) -> list[Engine]:
+    """The text-to-code model of a folder, once on each device of this process. Raises `CheckpointError`."""
+    params = load_params(folder, config, dtype=config.param_dtype)
+    return [Engine(config, params, slots=slots, device=one) for one in jax.local_devices()]
 
 
 def _sampling(params: SamplingParams) -> decode.SlotSampling:

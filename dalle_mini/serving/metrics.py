@@ -6,7 +6,7 @@ Contract: every `Metrics` has a registry of its own; any thread may count.
     dalle_mini_requests_open               begun and not ended
     dalle_mini_requests_waiting            in line for a slot
     dalle_mini_slots_in_use                candidates that are being drawn
-    dalle_mini_replicas                    that answer, with Ray (serving/ray.py)
+    dalle_mini_replicas                    that answer, with Ray (serving/ray/)
     dalle_mini_codes_drawn_total           its rate is the speed of the engines
     dalle_mini_stage_seconds{stage}        histograms for one request: waiting, drawing, painting, ranking
     process_*                              memory, processor time and open files of the process (on Linux)
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from dalle_mini.web.limits import RefusedError
+from dalle_mini.serving.refusals import RefusedError
 
 OUTCOMES = ("finished", "cancelled", "failed", "refused")
 STAGES = ("waiting", "drawing", "painting", "ranking")

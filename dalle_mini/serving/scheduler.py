@@ -1,13 +1,13 @@
-"""Many requests, one engine for each device: who draws next, and who waits.
+"""Many requests, one engine for each device: who is drawn where, and who waits.
 
 The way of one request:
 
  1. `stream` (any thread) puts it at the end of its visitor's line, unless `max_waiting` requests wait already: then
     `QueueFullError` says how long the wait would be.
- 2. Before every row an engine's thread admits: visitors take turns, a request a turn, so that somebody with ten
-    requests is not ahead of somebody with one. A request's candidates all go to the engine with the least to do,
-    one after another, as slots become free; the other engines go on to the next in line. At one engine nobody is
-    overtaken: while the next has no room there with (or without) guidance, those behind wait, for a picture at most.
+ 2. Before every row an engine's thread admits, in the order of turns (serving/turns.py). A request's candidates all go
+    to the engine with the least to do, one after another, as slots become free; the other engines go on to the next in
+    line. At one engine nobody is overtaken: while the next has no room there with (or without) guidance, those behind
+    wait, for a picture at most.
  3. `Engine.decode` draws one row of every slot; all whose rows have grown are told, and `stream` yields `Drawing`.
     Until then it yields `Waiting`: the place in line and, once a row was measured while others waited, the seconds.
  4. A candidate that is whole leaves its slot to the next at once. With its last candidate the request is done.
@@ -25,21 +25,16 @@ import itertools
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-from jaxtyping import Int
 
 from dalle_mini import device
-from dalle_mini.config import ModelConfig, SamplingParams
-from dalle_mini.model import CrossKV
-from dalle_mini.serving.engine import Slot
+from dalle_mini.config import SamplingParams
+from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.metrics import Metrics
+from dalle_mini.serving.refusals import ClosedError, QueueFullError
+from dalle_mini.serving.request import Drawing, Request, Waiting
+from dalle_mini.serving.turns import Turns
 from dalle_mini.tokenizer import TokenizedPrompt
-from dalle_mini.web.limits import RefusedError
 
 logger = logging.getLogger(__name__)
 FIRST_HEARTBEAT = 0.1  # who is served at once is not told of a line
@@ -52,92 +47,10 @@ MAX_WAITING = 200
 ATTEMPTS = 2  # of a request that a device has failed with
 
 
-class QueueFullError(RefusedError):
-    """There is no place in line. `seconds` until all of it would have begun, or None where nothing was measured yet."""
-
-    def __init__(self, waiting: int, seconds: float | None) -> None:
-        super().__init__(waiting, seconds)  # so that it can be pickled
-        self.seconds = seconds
-
-    def __str__(self) -> str:
-        when = "later" if self.seconds is None else f"in about {max(1, round(self.seconds))} s"
-        return f"{self.args[0]} requests are waiting already: please try again {when}"
-
-
-class ClosedError(RefusedError):
-    """The server is stopping and takes no more requests."""
-
-    def __str__(self) -> str:
-        return "the server is stopping: please try again later"
-
-
-class EngineLike(Protocol):
-    """What the scheduler needs of an engine (serving/engine.py)."""
-
-    config: ModelConfig
-    slots: int
-
-    def prefill(self, prompt: TokenizedPrompt) -> CrossKV: ...
-    def has_room(self, params: SamplingParams) -> bool: ...
-    def insert(self, prefix: CrossKV, params: SamplingParams, *, candidate: int) -> Slot: ...
-    def decode(self) -> None: ...
-    def codes(self, slot: Slot) -> Int[np.ndarray, " n"]: ...
-    def evict(self, slot: Slot) -> None: ...
-    def reset(self) -> None: ...
-    def warm_up(self) -> Iterator[None]: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Waiting:
-    place: int  # in line, counted from 1
-    seconds: float | None  # until drawing begins, an estimate
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """The codes so far, int [n] of every candidate; n is image_length for all of them in the last event."""
-
-    codes: tuple[np.ndarray, ...]
-
-
-@dataclass(eq=False)
-class Request:
-    tokens: TokenizedPrompt
-    params: SamplingParams
-    visitor: str
-    changed: threading.Condition
-    asked: float = field(default_factory=time.monotonic)
-    begun: float = 0.0  # when its first candidate had a slot
-    codes: list[np.ndarray] = field(default_factory=list)
-    slots: dict[int, Slot] = field(default_factory=dict)  # candidate -> where it is being drawn
-    started: int = 0  # candidates that have had a slot
-    events: deque[Drawing] = field(default_factory=deque)  # that its stream has not yielded yet
-    attempts: int = 0
-    cancelled: bool = False
-    error: Exception | None = None
-
-    def __post_init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.slots, self.started = {}, 0
-        self.codes = [np.empty(0, np.int32)] * self.params.num_candidates
-        self.events.clear()
-
-    @property
-    def unstarted(self) -> int:
-        return self.params.num_candidates - self.started
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self.changed.notify_all()
-
-
 class Scheduler:
     """See the module. The first request starts the threads; without `threads`, call `step`."""
 
-    def __init__(self, engines: Sequence[EngineLike], *, max_waiting: int = MAX_WAITING, threads: bool = True) -> None:
+    def __init__(self, engines: Sequence[Engine], *, max_waiting: int = MAX_WAITING, threads: bool = True) -> None:
         if max_waiting < 1:
             raise ValueError(f"max_waiting must be >= 1, got {max_waiting}")
         self.engines, self.max_waiting, self._threaded = engines, max_waiting, threads
@@ -147,11 +60,11 @@ class Scheduler:
         self.config = engines[0].config
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
-        self._lines: OrderedDict[str, deque[Request]] = OrderedDict()  # visitors in the order of their turns
-        self._running: dict[EngineLike, list[Request]] = {engine: [] for engine in engines}
+        self._turns = Turns()
+        self._running: dict[Engine, list[Request]] = {engine: [] for engine in engines}
         self._threads: list[threading.Thread] = []
         self._closing = False
-        self._broken: dict[EngineLike, float] = {}  # engines that have failed, and until when they are avoided
+        self._broken: dict[Engine, float] = {}  # engines that have failed, and until when they are avoided
         self._pace: float | None = None  # seconds that a slot takes for a picture, a moving average
 
     # The requests' side -------------------------------------------------------------------------------------
@@ -190,9 +103,9 @@ class Scheduler:
             if self._closing:
                 raise ClosedError
             if self.waiting >= self.max_waiting:
-                raise QueueFullError(self.waiting, self._seconds(self._order()))
+                raise QueueFullError(self.waiting, self._seconds(self._turns.order()))
             request = Request(tokens, params, visitor, threading.Condition(self._lock))
-            self._lines.setdefault(visitor, deque()).append(request)
+            self._turns.join(request)
             self._start_threads()
             self._work.notify_all()
         return request
@@ -201,28 +114,14 @@ class Scheduler:
         """Take a request out of the line or, before the next row, out of its slots."""
         with self._lock:
             request.cancelled = True
-            self._leave_line(request)
+            self._turns.leave(request)
             request.changed.notify_all()
             self._work.notify_all()
 
-    def _leave_line(self, request: Request) -> None:
-        line = self._lines.get(request.visitor)
-        if line and request in line:
-            line.remove(request)
-            if not line:
-                del self._lines[request.visitor]
-            elif request.started:  # this was the visitor's turn
-                self._lines.move_to_end(request.visitor)
-
     def _waiting(self, request: Request) -> Waiting:
-        order = self._order()
+        order = self._turns.order()
         place = order.index(request) if request in order else 0
         return Waiting(place + 1, self._seconds(order[:place]))
-
-    def _order(self) -> list[Request]:
-        """All that wait, in the order of their turns."""
-        turns = itertools.zip_longest(*self._lines.values())
-        return [request for turn in turns for request in turn if request is not None]
 
     def _seconds(self, before: Sequence[Request]) -> float | None:
         """Until there is a slot for who comes after those `before`."""
@@ -238,7 +137,7 @@ class Scheduler:
     def waiting(self) -> int:
         """Requests in line, those included whose first candidates are being drawn."""
         with self._lock:
-            return sum(map(len, self._lines.values()))
+            return len(self._turns)
 
     @property
     def slots_in_use(self) -> int:
@@ -260,12 +159,12 @@ class Scheduler:
         """ready, draining or broken (every device has just failed, and no row has succeeded since)."""
         return "draining" if self._closing else "ready" if any(map(self._works, self.engines)) else "broken"
 
-    def _works(self, engine: EngineLike) -> bool:
+    def _works(self, engine: Engine) -> bool:
         return time.monotonic() >= self._broken.get(engine, 0.0)
 
     # The engines' side --------------------------------------------------------------------------------------
 
-    def step(self, engine: EngineLike) -> bool:
+    def step(self, engine: Engine) -> bool:
         """One row of one engine: clear, admit, decode, tell. Returns whether there was anything to draw."""
         self._clear(engine)
         begun = time.monotonic()
@@ -280,19 +179,19 @@ class Scheduler:
             self._collect(engine, time.monotonic() - begun)
         return True
 
-    def _clear(self, engine: EngineLike) -> None:
+    def _clear(self, engine: Engine) -> None:
         """Free the slots of cancelled requests."""
         with self._lock:
             for request in [each for each in self._running[engine] if each.cancelled]:
                 self._evict(engine, request)
 
-    def _evict(self, engine: EngineLike, request: Request) -> None:
+    def _evict(self, engine: Engine, request: Request) -> None:
         self._running[engine].remove(request)
         for slot in request.slots.values():
             engine.evict(slot)
         request.slots = {}
 
-    def _admit(self, engine: EngineLike) -> None:
+    def _admit(self, engine: Engine) -> None:
         """Fill free slots, turn by turn."""
         while (request := self._choose(engine)) is not None:
             try:
@@ -301,7 +200,7 @@ class Scheduler:
             except ValueError as error:
                 logger.exception("a request failed")
                 with self._lock:
-                    self._leave_line(request)
+                    self._turns.leave(request)
                     self._evict(engine, request)
                     request.fail(error)
                 continue
@@ -315,15 +214,15 @@ class Scheduler:
                 request.slots[request.started] = slot
                 request.started += 1
                 if not request.unstarted:
-                    self._leave_line(request)
+                    self._turns.leave(request)
 
-    def _choose(self, engine: EngineLike) -> Request | None:
+    def _choose(self, engine: Engine) -> Request | None:
         """Whose next candidate is to be inserted."""
         with self._lock:
             working = [each for each in self.engines if self._works(each)] or self.engines
             takes_new = engine in working and self._load(engine) == min(map(self._load, working))
             placed = {request for running in self._running.values() for request in running}
-            mine = (r for r in self._order() if r in self._running[engine] or (takes_new and r not in placed))
+            mine = (r for r in self._turns.order() if r in self._running[engine] or (takes_new and r not in placed))
             request = next(mine, None)
             if request is None or not engine.has_room(request.params):
                 return None
@@ -331,13 +230,13 @@ class Scheduler:
                 self._running[engine].append(request)
             return request
 
-    def _collect(self, engine: EngineLike, seconds: float) -> None:
+    def _collect(self, engine: Engine, seconds: float) -> None:
         """Hand out the row that was drawn; free the slots of whole pictures."""
         with self._lock:
             self._broken.pop(engine, None)
             drawn = sum(len(request.slots) for request in self._running[engine])
             self.metrics.drew(drawn * self.config.side)
-            if self._lines:  # who is alone is served sooner
+            if self._turns:  # who is alone is served sooner
                 pace = seconds * self.config.side
                 self._pace = pace if self._pace is None else 0.9 * self._pace + 0.1 * pace
             for request in list(self._running[engine]):
@@ -352,25 +251,24 @@ class Scheduler:
                 request.events.append(Drawing(tuple(request.codes)))
                 request.changed.notify_all()
 
-    def _recover(self, engine: EngineLike, error: Exception) -> None:
+    def _recover(self, engine: Engine, error: Exception) -> None:
         """Empty the engine; what it was drawing comes first again, or has failed too often."""
         logger.error("the device failed", exc_info=error)
         with self._lock:
             self._broken[engine] = time.monotonic() + BROKEN
             engine.reset()
             for request in reversed(self._running[engine]):
-                self._leave_line(request)
+                self._turns.leave(request)
                 request.restart()
                 request.attempts += 1
                 if request.attempts >= ATTEMPTS:
                     request.fail(error)
                 elif not request.cancelled:
-                    self._lines.setdefault(request.visitor, deque()).appendleft(request)
-                    self._lines.move_to_end(request.visitor, last=False)
+                    self._turns.join_first(request)
             self._running[engine] = []
             self._work.notify_all()  # the other engines may sleep
 
-    def _load(self, engine: EngineLike) -> float:
+    def _load(self, engine: Engine) -> float:
         """Candidates to draw for each slot."""
         requests = self._running[engine]
         return sum(len(request.slots) + request.unstarted for request in requests) / engine.slots
@@ -389,11 +287,11 @@ class Scheduler:
                 self._threads.append(thread)
                 thread.start()
 
-    def _run(self, engine: EngineLike) -> None:
+    def _run(self, engine: Engine) -> None:
         while True:
             with self._lock:
-                self._work.wait_for(lambda: self._lines or self._running[engine] or self._closing)
-                if self._closing and not self._lines and not self._running[engine]:
+                self._work.wait_for(lambda: self._turns or self._running[engine] or self._closing)
+                if self._closing and not self._turns and not self._running[engine]:
                     return
             if not self.step(engine):
                 time.sleep(IDLE)
@@ -407,9 +305,9 @@ class Scheduler:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
-            for request in {*self._order(), *itertools.chain(*self._running.values())}:
+            for request in {*self._turns.order(), *itertools.chain(*self._running.values())}:
                 request.cancelled = True
-                self._leave_line(request)
+                self._turns.leave(request)
                 request.fail(ClosedError())
             self._work.notify_all()
         for thread in self._threads:

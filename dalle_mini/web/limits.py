@@ -11,15 +11,9 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from dalle_mini.serving.refusals import LimitError
+
 MINUTE = 60.0
-
-
-class RefusedError(Exception):
-    """A request that is not drawn. The message says why, and when to try again."""
-
-
-class LimitError(RefusedError):
-    """A visitor asks for more than one visitor may."""
 
 
 def visitor_at(address: str) -> str:

@@ -223,12 +223,9 @@ def _parser(name: str) -> Any:
 
 @cache
 def _reranker(location: str) -> Any:
-    from clip_rerank import Reranker, RerankerError
+    from dalle_mini.loading import load_reranker  # imports JAX
 
-    try:
-        return Reranker.load(location)
-    except RerankerError as error:
-        raise ValueError(f"clip must be a CLIP model: {error}") from None
+    return load_reranker(location, setting="clip")
 
 
 def _keep(samples: Iterable[Sample], config: FilterConfig, report: Report) -> Iterator[Sample]:

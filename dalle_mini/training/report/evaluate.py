@@ -18,6 +18,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from dalle_mini.loading import load_reranker
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.scheduler import Scheduler
@@ -125,12 +126,7 @@ def evaluate(
 
 def load_clip(location: str) -> "Reranker":
     """The CLIP that measures. Raises ValueError if there is none at `location`."""
-    from clip_rerank import Reranker, RerankerError  # imports torch
-
-    try:
-        return Reranker.load(location)
-    except RerankerError as error:
-        raise ValueError(f"features: {error}") from None
+    return load_reranker(location, setting="features")
 
 
 class _Judges:

@@ -1,135 +1,34 @@
-"""The engine as replicas on Ray Serve, on this machine or on many, behind one web process. An optional extra.
-
-`RayScheduler` stands where a `Scheduler` stands in a pipeline. Each `Replica` is a process with the text-to-code model
-and a scheduler of its own; the web process keeps the tokenizer, the painting and the ranking. The way of one request:
-
- 1. Serve sends it to the replica with the fewer requests of two picked at random. It waits in that replica's line,
-    where visitors take turns; the visitor is passed along, so every replica is fair, each for itself.
- 2. Its events come back as the replica's scheduler makes them. Where there are none for a while, the last is repeated.
- 3. When its replica dies, or fails with it, it begins again at another: the same seed gives the same codes. Only the
-    rows begin again. Once it was let in it is not refused any more.
- 4. Closing the stream reaches the replica, where the slots are free before the next row.
-
-A replica whose line is full refuses with QueueFullError; so does Serve, in the web process, when as many as the
-replicas would take wait for one that lives. Numbers of the replicas in /metrics are at most `FRESH` seconds old, plus
-the time of a call; those of requests are of now.
-
-Where the environment variable RAY_ADDRESS names a cluster, as for Ray itself, the replicas are put there: the code and
-the model must be on all its machines, at the same place. Otherwise a cluster is started here, which asks for a
-token that nobody else has, without dashboard and statistics, and which ends with this process. See docs/scaling.md.
-"""
+"""What stands where a `Scheduler` stands in a pipeline, with the engines in replicas; the package tells how."""
 
 import asyncio
 import logging
-import os
 import queue
-import secrets
-import shutil
-import socket
-import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if "RAY_ADDRESS" not in os.environ:  # Ray reads these when it is imported; its processes have them from this one
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-import ray
-from ray import serve
 from ray.exceptions import RayTaskError
-from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import LoggingConfig
 
-from dalle_mini import device, presets
 from dalle_mini.config import ModelConfig, SamplingParams
-from dalle_mini.pipeline import load_engines
-from dalle_mini.serving.engine import MOST_SLOTS
 from dalle_mini.serving.metrics import Metrics
-from dalle_mini.serving.scheduler import (
-    HEARTBEAT,
-    LINE_HEARTBEAT,
-    ClosedError,
-    Drawing,
-    QueueFullError,
-    Scheduler,
-    Waiting,
-)
+from dalle_mini.serving.ray.cluster import REMOVING, cluster, deploy
+from dalle_mini.serving.ray.replica import Status
+from dalle_mini.serving.refusals import ClosedError, QueueFullError, RefusedError
+from dalle_mini.serving.request import Drawing, Waiting
+from dalle_mini.serving.scheduler import HEARTBEAT, LINE_HEARTBEAT
 from dalle_mini.tokenizer import TokenizedPrompt
-from dalle_mini.web.limits import RefusedError
-from vqgan.files import CheckpointError
 
 logger = logging.getLogger(__name__)
-APPLICATION = "dalle-mini"
 FRESH = 1.0  # seconds between two looks at the replicas
 LOST = 10.0  # seconds; what a replica said so long ago does not count any more
 # A request that has lost its replica asks another after AGAIN seconds, twice as many each time: a replica whose device
-# is dead has the fewest requests and is asked first, until Serve, which looks every HEALTH seconds, has replaced it.
-AGAIN, HEALTH = 0.5, 2.0
+# is dead has the fewest requests and is asked first, until Serve has replaced it (HEALTH in cluster.py).
+AGAIN = 0.5
 ATTEMPTS = 5  # of a request; what kills five replicas would kill the next
-MANY = 10_000  # requests at one replica, more than its scheduler takes: that refuses first, and says how long it takes
-BUSY = 8  # requests at each replica, above which a cluster that scales starts another
-LEAVE = 60.0  # seconds that a replica which is not needed any more has to finish
-REMOVING = 2.0  # seconds until Ray's files can be removed
-OBJECT_STORE = 80 * 2**20  # bytes, about the least that Ray takes; our events are too small to go there
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """What a replica says of itself."""
-
-    name: str  # host:process
-    device: str
-    state: str
-    capacity: int
-    slots_in_use: int
-    codes_drawn: float
-
-
-class Replica:
-    """The engines of one process with their scheduler; Serve makes it and calls its methods."""
-
-    def __init__(self, model: str, config: ModelConfig, slots: int | None, max_waiting: int) -> None:
-        device.set_up()
-        self._scheduler = Scheduler(
-            load_engines(presets.find(model).dalle, config, slots=slots), max_waiting=max_waiting
-        )
-        self._threads = ThreadPoolExecutor(MANY, "stream")  # each stream blocks one until its next event
-        for _ in self._scheduler.warm_up():
-            pass
-
-    async def stream(
-        self, tokens: TokenizedPrompt, params: SamplingParams, visitor: str
-    ) -> AsyncGenerator[Waiting | Drawing, None]:
-        """As Scheduler.stream. It is asynchronous because Serve can cancel nothing else."""
-        request = self._scheduler.submit(tokens, params, visitor=visitor)
-        events, loop = self._scheduler.events(request), asyncio.get_running_loop()
-        try:
-            while event := await loop.run_in_executor(self._threads, next, events, None):
-                yield event
-        finally:
-            self._scheduler.cancel(request)  # ends `events`, too
-
-    async def status(self) -> Status:
-        return Status(
-            name=f"{socket.gethostname()}:{os.getpid()}",
-            device=self._scheduler.device,
-            state=self._scheduler.state,
-            capacity=self._scheduler.capacity,
-            slots_in_use=self._scheduler.slots_in_use,
-            codes_drawn=self._scheduler.metrics.value("codes_drawn_total"),
-        )
-
-    def check_health(self) -> None:
-        """Serve asks this now and then, and starts a new replica for one that is broken several times in a row."""
-        if self._scheduler.state == "broken":
-            raise RuntimeError("the device has failed, and no row has succeeded since")
 
 
 @dataclass(eq=False)
@@ -143,7 +42,7 @@ class _Visit:
 
 
 class RayScheduler:
-    """What `Scheduler` is for engines in this process; see the module.
+    """What `Scheduler` is for engines in this process; see the package.
 
     replicas: how many, or the fewest and the most of a number that follows the load. Raises ValueError, and
     CheckpointError where no replica could be started.
@@ -173,37 +72,14 @@ class RayScheduler:
         self._lock = threading.Lock()  # of what begins while the end begins
         self._ready, self._stop = threading.Event(), threading.Event()
         with ExitStack() as started:
-            started.enter_context(_cluster(self._most))
-            self._handle = self._deploy(_everywhere(model), slots, max_waiting)
+            started.enter_context(cluster(self._most))
+            self._handle = deploy(
+                model, config, fewest=self._fewest, most=self._most, slots=slots, max_waiting=max_waiting
+            )
             self._thread = threading.Thread(target=asyncio.run, args=(self._watch(),), name="ray", daemon=True)
             self._thread.start()
             self._ready.wait()
             self._started = started.pop_all()
-
-    def _deploy(self, model: str, slots: int | None, max_waiting: int) -> "DeploymentHandle[Replica]":
-        """The replicas, all of them ready."""
-        scaling = AutoscalingConfig(min_replicas=self._fewest, max_replicas=self._most, target_ongoing_requests=BUSY)
-        fixed = self._fewest == self._most
-        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-        deployment = serve.deployment(
-            Replica,
-            num_replicas=self._fewest if fixed else None,
-            autoscaling_config=None if fixed else scaling,
-            max_ongoing_requests=MANY,
-            max_queued_requests=self._most * (max_waiting + 2 * (slots or MOST_SLOTS)),  # as many as they would take
-            ray_actor_options=_place(self._fewest),
-            graceful_shutdown_timeout_s=LEAVE,
-            health_check_period_s=HEALTH,
-            max_constructor_retry_count=2,
-            logging_config=quiet,
-        )
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(proxy_location="Disabled", logging_config=quiet)
-        try:
-            bound = deployment.bind(model, self.config, slots, max_waiting)
-            return serve.run(bound, name=APPLICATION, route_prefix=None)
-        except RuntimeError as error:
-            raise CheckpointError(f"no replica could be started: {error}") from error
 
     # Requests -----------------------------------------------------------------------------------------------
 
@@ -341,48 +217,3 @@ class RayScheduler:
         self._stop.set()
         self._thread.join()
         self._started.close()
-
-
-def _everywhere(model: str | Path) -> str:
-    """What a replica, which has another working folder, finds the model by."""
-    on_the_shelf = str(model) in ("emoji", *presets.SHELF)
-    return str(Path(model).resolve()) if not on_the_shelf and Path(model).is_dir() else str(model)
-
-
-def _place(fewest: int) -> dict[str, float]:
-    """What a replica takes of its machine. Raises ValueError where there is too little for the fewest replicas."""
-    if not (gpus := int(ray.cluster_resources().get("GPU", 0))):
-        return {"num_cpus": 1}  # a cluster that is started here has as many as there are replicas
-    if fewest > gpus and "RAY_ADDRESS" not in os.environ:  # other clusters may grow
-        raise ValueError(f"replicas must be <= {gpus}, the GPUs of this machine, got {fewest}")
-    return {"num_gpus": 1}
-
-
-@contextmanager
-def _cluster(processes: int) -> Iterator[None]:
-    """Ray, connected: to the cluster that RAY_ADDRESS names, or to one for this process alone."""
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.WARNING)
-        try:
-            yield
-        finally:
-            serve.delete(APPLICATION, _blocking=False)
-            ray.shutdown()
-        return
-    folder = Path(tempfile.mkdtemp(prefix="dalle-ray-"))
-    try:
-        ray.init(
-            "local",
-            num_cpus=processes,
-            object_store_memory=OBJECT_STORE,
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            _temp_dir=str(folder),
-        )
-        yield
-    finally:
-        ray.shutdown()
-        deadline = time.monotonic() + REMOVING
-        while folder.exists() and time.monotonic() < deadline:  # Ray's last processes are still writing
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.05)
