@@ -30,9 +30,11 @@ from tqdm import tqdm
 import vqgan
 from dalle_mini import device
 from dalle_mini.training.clip.config import ClipTrainConfig
-from dalle_mini.training.data.rows import Report, read_samples, write_json
+from dalle_mini.training.data.rows import Row, read_samples
 from dalle_mini.training.data.shards import held_back
-from dalle_mini.training.data.sources import Row, open_source
+from dalle_mini.training.data.skipped import Report
+from dalle_mini.training.data.sources import open_source
+from dalle_mini.training.files import write_json
 from dalle_mini.training.run import CONFIG, begin, check_same
 from dalle_mini.training.run_tokenizer import VOCABULARY, make_tokenizer
 from dalle_mini.training.vqgan.config import VQGANTrainConfig
