@@ -16,7 +16,8 @@ from clip_rerank import Reranker
 from dalle_mini import Pipeline, model
 from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED
-from dalle_mini.training.data.shards import encode, held_back, read_codes
+from dalle_mini.training.data.encode import encode
+from dalle_mini.training.data.shards import held_back, read_codes
 from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import World
 from dalle_mini.training.report import report_picture

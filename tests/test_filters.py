@@ -19,7 +19,8 @@ from dalle_mini.presets import EMBEDDED
 from dalle_mini.training.data import filters as captions
 from dalle_mini.training.data.duplicates import Duplicates
 from dalle_mini.training.data.filters import RULES, FilterConfig, filter_samples
-from dalle_mini.training.data.rows import Report, Sample, read_samples
+from dalle_mini.training.data.rows import Sample, read_samples
+from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
 from dalle_mini.training.emoji.world import World
 

@@ -24,7 +24,8 @@ import dalle_mini.training.vqgan.train
 import vqgan
 from clip_rerank import Reranker
 from dalle_mini.training.clip.config import ClipTrainConfig
-from dalle_mini.training.data.shards import encode, read_codes
+from dalle_mini.training.data.encode import encode
+from dalle_mini.training.data.shards import read_codes
 from dalle_mini.training.loop import LoopConfig
 from dalle_mini.training.tasks.from_pictures import read_pictures, train_clip, train_vqgan
 from dalle_mini.training.vqgan import discriminator, train_step

@@ -18,7 +18,8 @@ import dalle_mini
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training import run as runs
-from dalle_mini.training.data.shards import encode, fingerprint, held_back, read_codes
+from dalle_mini.training.data.encode import encode
+from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
 from dalle_mini.training.tasks import from_shards
 from vqgan import VQGAN, load, save
 from vqgan.files import CheckpointError

@@ -25,10 +25,9 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.serving.crowd_server import server
 from dalle_mini.training.dalle.config import DalleTrainConfig
-from dalle_mini.training.data.rows import write_json
 from dalle_mini.training.data.shards import vqgan_location
 from dalle_mini.training.report.publish import publish, published_settings
-from vqgan.files import CheckpointError, read_params, write_safetensors
+from vqgan.files import CheckpointError, read_params, write_json, write_safetensors
 
 LAYOUTS = [("safetensors", False), ("msgpack", False), ("msgpack", True)]
 STATISTICS = {

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED, PUBLISHED_VQGAN
-from dalle_mini.training.data import shards as encoding
-from dalle_mini.training.data.shards import encode, fingerprint, read_codes, vqgan_location
+from dalle_mini.training.data import encode as encoding
+from dalle_mini.training.data.encode import encode
+from dalle_mini.training.data.shards import FACTS, fingerprint, read_codes, vqgan_location
 from vqgan import VQGAN, load
 
 COUNT, SHARD_ROWS = 22, 9  # two whole shards and a rest
@@ -177,9 +178,9 @@ def test_a_shard_that_does_not_say_which_pictures_it_is_of_is_kept(
     """As it was written before shards said so."""
     out = copy(shards, tmp_path / "out")
     table = pq.read_table(out / SHARDS[0])
-    facts = json.loads(table.schema.metadata[encoding.FACTS])
+    facts = json.loads(table.schema.metadata[FACTS])
     del facts["pictures"]
-    pq.write_table(table.replace_schema_metadata({encoding.FACTS: json.dumps(facts)}), out / SHARDS[0])
+    pq.write_table(table.replace_schema_metadata({FACTS: json.dumps(facts)}), out / SHARDS[0])
     before = (out / SHARDS[0]).read_bytes()
     encode(source, painter, out=out, shard_rows=SHARD_ROWS)
     assert (out / SHARDS[0]).read_bytes() == before
@@ -239,7 +240,7 @@ from pathlib import Path
 from dalle_mini import device
 device.set_up()
 import jax
-from dalle_mini.training.data.shards import encode
+from dalle_mini.training.data.encode import encode
 from vqgan import VQGAN, load
 
 used, encode_on_one = set(), VQGAN.encode

@@ -62,6 +62,13 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """As `write_text`, indented."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    # The name of a file may be no UTF-8; what Python then writes, \udcff, is how JSON escapes it.
+    write_text(path, text.encode(errors="backslashreplace").decode())
+
+
 def read_params(folder: Path) -> Params:
     """The parameter tree of a model folder: `model.safetensors` if it is there, else `flax_model.msgpack`."""
     for name, read in ((SAFETENSORS, read_safetensors), (MSGPACK, read_msgpack)):

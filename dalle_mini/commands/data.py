@@ -39,10 +39,11 @@ def encode(
 ) -> None:
     """Write captions and the codes of their pictures to shards; a stopped run goes on where it was."""
     from dalle_mini import device
-    from dalle_mini.training.data import shards as encode
+    from dalle_mini.training.data import encode as encoding
+    from dalle_mini.training.data.shards import vqgan_location
     from vqgan import load
 
     make_folder(out)
     device.set_up()
-    report = encode.encode(source, load(encode.vqgan_location(vqgan)), out=out)
+    report = encoding.encode(source, load(vqgan_location(vqgan)), out=out)
     typer.echo(f"{source}: {report.summary()}; see {out}")

@@ -103,7 +103,7 @@ def reconstruct(
 
 def _read_picture(path: Path) -> Image.Image:
     """Upright and in RGB, on white where it is transparent."""
-    from dalle_mini.training.data.rows import PictureError, decode_picture
+    from dalle_mini.training.data.pictures import PictureError, decode_picture
 
     rule = f"picture must be an image that can be read, got {str(path)!r}"
     try:

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from dalle_mini.training.data.rows import write_json
-from dalle_mini.training.data.sources import optional
+from dalle_mini.training.optional import optional
+from vqgan.files import write_json
 
 CONFIG = "config.json"
 # What may change when a run goes on: the same sums in another order.

@@ -19,8 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from dalle_mini.training.data.duplicates import Duplicates
-from dalle_mini.training.data.rows import Report, Sample, read_samples, write_json
-from dalle_mini.training.data.sources import open_source, optional
+from dalle_mini.training.data.rows import Sample, read_samples
+from dalle_mini.training.data.skipped import Report
+from dalle_mini.training.data.sources import open_source
+from dalle_mini.training.optional import optional
+from vqgan.files import write_json
 
 FILTERED, REPORT = "filtered.parquet", "report.json"
 ROW_GROUP = 64  # samples in memory before they are written

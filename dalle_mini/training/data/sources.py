@@ -13,7 +13,6 @@ captions can be written as UTF-8, whatever the source has. A source is
 """
 
 import csv
-import importlib
 import json
 import os
 import re
@@ -22,9 +21,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dalle_mini.text import without_surrogates
+from dalle_mini.training.data.rows import Row
+from dalle_mini.training.optional import optional
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -33,22 +34,6 @@ CAPTION_NAMES = ("caption", "text", "txt", "prompt", "description", "title")
 PICTURE_NAMES = ("image", "img", "jpg", "png", "bytes", "path", "file", "file_name", "filename", "filepath")
 KEY_NAMES = ("key", "__key__", "id")
 ROWS_AT_ONCE = 32  # read from a table
-
-
-class Row(NamedTuple):
-    """One entry of a source, not decoded. Without a `file`, `problem` says why."""
-
-    key: str
-    caption: str | None
-    file: Path | bytes | None
-    problem: str = "no picture"
-
-    def read(self) -> bytes | None:
-        """The encoded picture; None if there is none or its file cannot be read."""
-        try:
-            return self.file.read_bytes() if isinstance(self.file, Path) else self.file
-        except (OSError, ValueError):  # the latter for a name that no file can have
-            return None
 
 
 def open_source(source: str | Path) -> Iterator[Row]:
@@ -246,12 +231,3 @@ def _hugging_face(location: str) -> Iterator[Row]:
         rule = "source must be a dataset with a split 'train' and pictures in it"
         raise ValueError(f"{rule}, got {location!r}: {error}") from None
     return _rows(dataset, names, location)
-
-
-def optional(module: str, purpose: str) -> Any:
-    """A module that only training on one's own pictures needs. Raises ValueError if it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise ValueError(f"{package} must be installed {purpose}: pip install {package}") from None

@@ -24,8 +24,9 @@ from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.scheduler import Scheduler
 from dalle_mini.training.dalle.loss import Batch, row_losses
 from dalle_mini.training.dalle.validation import mean_loss
-from dalle_mini.training.data.rows import Report, read_samples
+from dalle_mini.training.data.rows import read_samples
 from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
+from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
 from dalle_mini.training.emoji.judge import percentages_right
 from dalle_mini.training.emoji.world import Scene, World

@@ -30,9 +30,10 @@ from tqdm import tqdm
 import vqgan
 from dalle_mini import device
 from dalle_mini.training.clip.config import ClipTrainConfig
-from dalle_mini.training.data.rows import Report, read_samples, write_json
+from dalle_mini.training.data.rows import Row, read_samples
 from dalle_mini.training.data.shards import held_back
-from dalle_mini.training.data.sources import Row, open_source
+from dalle_mini.training.data.skipped import Report
+from dalle_mini.training.data.sources import open_source
 from dalle_mini.training.run import CONFIG, begin, check_same
 from dalle_mini.training.run_tokenizer import VOCABULARY, make_tokenizer
 from dalle_mini.training.vqgan.config import VQGANTrainConfig
@@ -40,6 +41,7 @@ from dalle_mini.training.vqgan.train import check
 from dalle_mini.training.vqgan.train import train as fit_vqgan
 from dalle_mini.training.vqgan.train_step import Batch
 from vqgan.config import VQGANConfig
+from vqgan.files import write_json
 
 SHOWN = 16  # held-back pictures on a sheet, at most
 PIXELS, FACTS = "pictures.npy", "pictures.json"
