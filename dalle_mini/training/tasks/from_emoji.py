@@ -23,11 +23,12 @@ from dalle_mini.gallery import contact_sheet
 from dalle_mini.training.dalle.train import Examples, draw
 from dalle_mini.training.dalle.train import train as fit_dalle
 from dalle_mini.training.data.rows import check_same, write_json
-from dalle_mini.training.emoji.world import COLOURS, GRID, NAMES, Scene, World, held_out
+from dalle_mini.training.emoji.world import COLOURS, GRID, NAMES, Scene, World, held_out, things
 from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.vqgan.train import Batch, same_cells
 from dalle_mini.training.vqgan.train import train as fit_vqgan
 from dalle_mini.training.vqgan.train import train_decoder as fit_decoder
+from dalle_mini.vocabulary import Vocabulary
 
 OBJECTS_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
 DECODER_STEPS = 4500
@@ -178,6 +179,7 @@ def train_tokenizer(run: Path, world: World, sizes: ModelConfig) -> tokenizer.To
     if not (folder / "tokenizer.json").exists():
         rng = np.random.default_rng(0)
         captions = [world.draw(rng).caption for _ in range(20_000)]
+        Vocabulary.of(captions, things()).save(folder)
         tokenizer.train(captions, folder, vocab_size=sizes.encoder_vocab_size, max_text_length=length)
     return tokenizer.Tokenizer.load(folder, max_text_length=length, normalize=sizes.normalize_text)
 
