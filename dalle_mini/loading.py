@@ -16,6 +16,7 @@ from dalle_mini.presets import Preset
 from dalle_mini.serving.engine import load_engines
 from dalle_mini.serving.scheduler import MAX_WAITING, Scheduler
 from dalle_mini.tokenizer import Tokenizer
+from dalle_mini.vocabulary import Vocabulary
 from dalle_mini.web.limits import Limits
 from vqgan.files import CheckpointError
 
@@ -58,6 +59,7 @@ def load(
             card = preset.card.read_text(encoding="utf-8", errors="replace") if preset.card else ""
             pipeline = Pipeline(preset.name, tokenizer, scheduler, _load_vqgan(preset, config), None, card, limits)
             failed.callback(pipeline.close)
+            pipeline.vocabulary = Vocabulary.load(preset.dalle)
             pipeline.warm_up()
             pipeline.reranker = reranker.result() if reranker else None
             failed.pop_all()

@@ -32,6 +32,7 @@ from dalle_mini.serving.request import Waiting
 from dalle_mini.serving.scheduler import HEARTBEAT, Scheduler
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
+from dalle_mini.vocabulary import Vocabulary
 from dalle_mini.web.limits import Limits
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Pipeline:
         limits: Limits | None = None,
     ) -> None:
         self.name, self.model_card, self.limits = name, model_card, limits or Limits()
+        self.vocabulary: Vocabulary | None = None  # what it was trained on, where its folder says so
         self.metrics = scheduler.metrics
         self.tokenizer, self.scheduler, self.vqgan, self.reranker = tokenizer, scheduler, vqgan, reranker
         self._paint = Batcher(self._pixels, most=BATCH)
@@ -157,9 +159,12 @@ class Pipeline:
         return shown, params
 
     def _notes(self, tokens: TokenizedPrompt) -> list[str]:
-        if not tokens.truncated:
-            return []
-        return [f"the prompt is longer than the model reads and was cut to {self.config.max_text_length} tokens"]
+        notes = self.vocabulary.notes(tokens.text) if self.vocabulary else []
+        if tokens.truncated:
+            notes.append(
+                f"the prompt is longer than the model reads and was cut to {self.config.max_text_length} tokens"
+            )
+        return notes
 
     def warm_up(self) -> None:
         """Compile (or read from the disk) what the first gallery of the default size needs."""

@@ -347,7 +347,7 @@ def test_odd_prompts_draw_pictures(emoji: "Pipeline", prompt: str, tmp_path: Pat
 
 
 def test_a_prompt_of_10000_characters_is_cut_and_said_so(emoji: "Pipeline"):
-    prompt = "a cat and " * 1000
+    prompt = "two cats, " * 1000
     gallery = emoji.generate(prompt, num_candidates=1, seed=0)
     length = emoji.config.max_text_length
     assert gallery.notes == [f"the prompt is longer than the model reads and was cut to {length} tokens"]
@@ -363,6 +363,18 @@ def test_what_no_model_looks_at_is_not_kept_in_every_picture(emoji: "Pipeline", 
     gallery = emoji.generate("a" + " " * 10_000 + "cat", num_candidates=1, seed=0)
     assert gallery.notes
     assert {gallery.prompt, *ranked} == {"a" + " " * 9_999}
+
+
+def test_words_that_the_model_never_saw_are_told_and_change_no_picture(
+    emoji: "Pipeline", monkeypatch: pytest.MonkeyPatch
+):
+    gallery = emoji.generate("a taxi on a zebra", num_candidates=1, seed=0)
+    assert emoji.vocabulary.unknown("a taxi on a zebra") == ["taxi", "zebra"]
+    assert gallery.notes == emoji.vocabulary.notes("a taxi on a zebra")
+    monkeypatch.setattr(emoji, "vocabulary", None)  # as the published models
+    silent = emoji.generate("a taxi on a zebra", num_candidates=1, seed=0)
+    assert silent.notes == []
+    np.testing.assert_array_equal(codes_of(gallery), codes_of(silent))
 
 
 def test_a_prompt_that_fits_needs_no_note(cats: Gallery):

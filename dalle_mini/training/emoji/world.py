@@ -122,6 +122,14 @@ def _plural(name: str) -> str:
     return PLURALS.get(name, name + "s")
 
 
+def things() -> dict[str, list[str]]:
+    """Every object with its other names and all plurals, as `dalle_mini.vocabulary` has them."""
+    return {
+        name: [*others, *dict.fromkeys(_plural(each) for each in (name, *others) if _plural(each) != each)]
+        for name, (_, *others) in OBJECTS.items()
+    }
+
+
 class World:
     """Draws scenes and paints them at `resolution` pixels (a multiple of the grid)."""
 

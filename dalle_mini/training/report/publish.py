@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import serialization, traverse_util
 
-from dalle_mini import presets, tokenizer
+from dalle_mini import presets, tokenizer, vocabulary
 from dalle_mini.checkpoint import from_published, to_published
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
@@ -139,7 +139,7 @@ def _write_dalle(source: Path, new: Path, target: _Target) -> Part:
     if target.layout == "msgpack":
         params, settings = to_published(params, stacked=target.stacked), published_settings(config, target.stacked)
     target.write(new, params, settings)
-    for name in tokenizer.FILES:
+    for name in (*tokenizer.FILES, vocabulary.FILE):
         if (source / name).exists():
             shutil.copy(source / name, new / name)
     return part

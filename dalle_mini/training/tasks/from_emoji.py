@@ -15,7 +15,7 @@ import vqgan
 from dalle_mini import device
 from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.emoji.spelling import Spelling
-from dalle_mini.training.emoji.world import NAMES, Scene, World, held_out
+from dalle_mini.training.emoji.world import NAMES, Scene, World, held_out, things
 from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.run import begin, once
 from dalle_mini.training.run_tokenizer import load_tokenizer, make_tokenizer
@@ -24,6 +24,7 @@ from dalle_mini.training.vqgan.decoder import train_decoder as fit_decoder
 from dalle_mini.training.vqgan.losses import same_cells
 from dalle_mini.training.vqgan.train import train as fit_vqgan
 from dalle_mini.training.vqgan.train_step import Batch
+from dalle_mini.vocabulary import Vocabulary
 
 OBJECTS_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
 EXAMPLES = 150_000
@@ -149,6 +150,7 @@ def train_dalle(run: Path, recipe: Recipe, *, examples: int = EXAMPLES, tokenize
         held_out=held_out,
         shown=[scene.caption for scene in held],
         vqgan=network,
+        vocabulary=Vocabulary.of([scene.caption for scene in trained], things()),
         track=track,
     )
 

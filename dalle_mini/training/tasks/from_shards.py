@@ -19,6 +19,7 @@ from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.run import begin, once
 from dalle_mini.training.run_tokenizer import VOCABULARY, load_tokenizer, make_tokenizer, tokenizer_folder
 from dalle_mini.training.tasks.text_to_code import train_text_to_code
+from dalle_mini.vocabulary import Vocabulary
 
 
 def train_dalle(
@@ -66,6 +67,7 @@ def train_dalle(
         held_out=held_out,
         shown=texts[True],
         vqgan=network,
+        vocabulary=Vocabulary.of(texts[False]),
         track=track,
     )
     return f"{len(examples.codes)} examples and {len(held_out.codes)} held back; the model is in {run / 'model'}"

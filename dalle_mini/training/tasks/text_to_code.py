@@ -19,6 +19,7 @@ from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.dalle.train import train
 from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.run import once, tracker
+from dalle_mini.vocabulary import Vocabulary
 from vqgan import VQGAN
 from vqgan.files import write_text
 
@@ -34,11 +35,15 @@ def train_text_to_code(
     held_out: Examples,
     shown: Sequence[str],
     vqgan: VQGAN,
+    vocabulary: Vocabulary,
     track: str = "",
 ) -> None:
-    """Train, or go on with, what `begin` began. shown: captions of the first of `held_out`; track: see `tracker`."""
+    """Train, or go on with, what `begin` began. shown: captions of the first of `held_out`; vocabulary: of the
+    captions of `examples`; track: see `tracker`.
+    """
     config, out, folder = recipe.dalle_training(), run / "dalle", run / "model" / "dalle"
     once(lambda: write_text(out / "sheets.txt", "".join(f"{caption}\n" for caption in shown[:SHOWN])), "captions")
+    once(lambda: vocabulary.save(folder), "words")
     params = train(
         sizes,
         config,
