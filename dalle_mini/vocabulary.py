@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from dalle_mini import text
 from vqgan.files import CheckpointError, read_json, write_text
@@ -141,5 +141,5 @@ def _related() -> dict[str, list[str]]:
     return related
 
 
-def _all_texts(values: object) -> bool:
+def _all_texts(values: object) -> TypeGuard[list[str]]:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)

@@ -66,7 +66,6 @@ CLIP = ClipTrainConfig(
     steps=10,
     batch_size=8,
     warmup_steps=2,
-    checkpoint_every=4,
     image_size=16,
     patch_size=4,
     context_length=16,
