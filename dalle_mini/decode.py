@@ -47,8 +47,8 @@ def candidate_rng(seed: int | Array, candidate: int | Array) -> Array:
     return jax.random.fold_in(jax.random.key(seed), candidate)
 
 
-def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "2 T"], mask: Int[Array, "2 T"]) -> CrossKV:
-    """Everything the decoder needs of a text: row 0 the prompt, row 1 the empty prompt."""
+def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "R T"], mask: Int[Array, "R T"]) -> CrossKV:
+    """Everything the decoder needs of texts: in every two rows a prompt, then the empty prompt."""
     return model.cross_kv(params, config, model.encode(params, config, tokens, mask), mask)
 
 

@@ -369,6 +369,7 @@ def test_peaks_are_of_known_devices_only():
     assert peak_of("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_of("NVIDIA H100 PCIe") == 756e12
     assert peak_of("TPU v5 lite") == 197e12
+    assert peak_of("NVIDIA RTX A1000") is None  # no A100
     assert peak_of("cpu") is None
 
 
