@@ -5,6 +5,7 @@ them too. Warnings are errors; the named exceptions are in pyproject.toml.
 """
 
 import os
+import pkgutil
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import jaxtyping
 import pytest
 
+import dalle_mini
 from dalle_mini import device
 
 if TYPE_CHECKING:
@@ -48,8 +50,9 @@ os.environ.update(
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
 )
 device.set_up()
-# Every shape that a signature of ours promises is checked.
-jaxtyping.install_import_hook(["dalle_mini", "vqgan", "clip_rerank"], "shapes.check")
+# Every shape that a signature of ours promises is checked. The page has none: Gradio could not tell its generators.
+SHAPED = [f"dalle_mini.{part.name}" for part in pkgutil.iter_modules(dalle_mini.__path__) if part.name != "web"]
+jaxtyping.install_import_hook([*SHAPED, "vqgan", "clip_rerank"], "shapes.check")
 
 
 def pytest_unconfigure() -> None:
@@ -94,8 +97,6 @@ def golden() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def emoji() -> Iterator["Pipeline"]:
     """The embedded model, loaded once for all tests."""
-    import dalle_mini
-
     pipeline = dalle_mini.load("emoji")
     yield pipeline
     pipeline.close()
