@@ -25,7 +25,7 @@ from vqgan.files import CheckpointError, read_json, write_text
 FILE = "words.json"
 MOST = 50_000  # words of captions that are kept; rarer ones count as never seen
 NAMED = 5  # unknown words and things that a sentence names
-RELATED = Path(__file__).with_name("related.txt")  # a line of near words each, commonest first
+RELATED = Path(__file__).with_name("related_words.txt")  # a line of near words each, commonest first
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 ENDINGS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))  # of plurals, and what they stand for
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("dalle_mini", "vqgan", "clip_rerank")
 FILES = [ROOT / "app.py", *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
-MOST_LINES, MOST_LINES_OF_A_FUNCTION = 320, 60
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 350, 60  # the longest is model.py: the transformer in one file
 TORCH = ("torch", "open_clip")
 HAS_TORCH = ("clip_rerank", "dalle_mini.training.clip")  # a package and what is in it
 

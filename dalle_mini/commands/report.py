@@ -34,9 +34,10 @@ def evaluate(
     make_folder(out)
 
     import dalle_mini
+    from dalle_mini.loading import load_reranker
     from dalle_mini.training.report import evaluate
 
-    clip = evaluate.load_clip(features) if features else None
+    clip = load_reranker(features, setting="features") if features else None
     with dalle_mini.load(model, rerank=rerank) as pipeline:
         if data:
             questions = evaluate.source_questions(data, pipeline.resolution, captions=captions)

@@ -18,7 +18,6 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from dalle_mini.loading import load_reranker
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.scheduler import Scheduler
@@ -123,11 +122,6 @@ def evaluate(
         rows.append(Row(f"scale {params.condition_scale:g}, {which}", pictures[:SHOWN]))
     report = _rounded(report)
     return report, draw_report(report, questions.captions[:SHOWN], rows)
-
-
-def load_clip(location: str) -> "Reranker":
-    """The CLIP that measures. Raises ValueError if there is none at `location`."""
-    return load_reranker(location, setting="features")
 
 
 class _Judges:

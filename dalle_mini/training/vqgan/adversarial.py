@@ -19,7 +19,7 @@ from dalle_mini.training.schedule import learning_rate
 from dalle_mini.training.vqgan import discriminator
 from dalle_mini.training.vqgan.config import VQGANTrainConfig
 from dalle_mini.training.vqgan.losses import reconstruction_loss
-from dalle_mini.training.vqgan.precision import cast, paint
+from dalle_mini.training.vqgan.mixed_precision import cast, paint
 from vqgan.config import VQGANConfig
 
 

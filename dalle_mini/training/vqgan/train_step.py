@@ -20,7 +20,7 @@ from dalle_mini.training.vqgan.adversarial import adversarial_loss, init_critic,
 from dalle_mini.training.vqgan.codebook import Codebook, unit, update_codebook
 from dalle_mini.training.vqgan.config import VQGANTrainConfig
 from dalle_mini.training.vqgan.losses import consistency_loss, reconstruction_loss
-from dalle_mini.training.vqgan.precision import latents, paint
+from dalle_mini.training.vqgan.mixed_precision import latents, paint
 from vqgan import model
 from vqgan.config import VQGANConfig
 
