@@ -55,9 +55,9 @@ class Vocabulary:
             return None
         content = read_json(path)
         things, words = content.get("things"), content.get("words")
-        if not (isinstance(things, dict) and _all_texts(words) and all(_all_texts(names) for names in things.values())):
-            raise CheckpointError(f"{path} must hold things, names with lists of names, and words, a list of words")
-        return cls(things, words)
+        if isinstance(things, dict) and isinstance(words, list) and all(map(_all_texts, (words, *things.values()))):
+            return cls(things, words)
+        raise CheckpointError(f"{path} must hold things, names with lists of names, and words, a list of words")
 
     def save(self, folder: Path) -> None:
         content = {"things": self.things, "words": self.words}

@@ -1,0 +1,283 @@
+"""The larger emoji world: captioned scenes of the objects of objects.csv in the styles of an atlas.
+
+Contract: everything is a function of a numpy Generator. What a caption does not name (style, background, place, size)
+is drawn at random, in equal shares, so that one caption has many right pictures. A sprite stands on whole cells of the
+code grid and overlaps no other. Every tenth pair of objects, object on a background, object in a number and object in
+a style that a caption names is held out.
+
+It takes the place of world.py when a model trained on it is shipped.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from dalle_mini.training.emoji.atlas import STYLES, Atlas, fit
+from dalle_mini.training.emoji.objects import article
+
+Item = TypeVar("Item")
+
+GRID = 8  # cells along a side
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (255, 255, 255),
+    "yellow": (255, 226, 110),
+    "blue": (118, 180, 255),
+    "green": (140, 214, 132),
+    "pink": (255, 160, 196),
+    "purple": (176, 140, 250),
+    "red": (232, 72, 72),
+    "orange": (255, 164, 66),
+    "black": (24, 24, 28),
+}
+COLOURS, LOOKS = tuple(BACKGROUNDS), tuple(STYLES)
+WORN, SMALL, NORMAL, HUGE = 2, 4, 6, 8  # cells along a side of a sprite
+SIZE_WORDS = {SMALL: ("small", "tiny", "little"), NORMAL: ("",), HUGE: ("big", "huge", "giant", "large")}
+CENTRES = {  # (row, column) of the upper left cell of every sprite
+    "left": ((2, 0), (2, 4)),
+    "right": ((2, 4), (2, 0)),
+    "above": ((0, 2), (4, 2)),
+    "below": ((4, 2), (0, 2)),
+}
+ROWS = {  # two, three and four, as one reads; a third stands between the others, above or below them
+    2: (((2, 0), (2, 4)),),
+    3: (((0, 2), (4, 0), (4, 4)), ((0, 0), (0, 4), (4, 2))),
+    4: (((0, 0), (0, 4), (4, 0), (4, 4)),),
+}
+BETWEEN = (((0, 2), (4, 0), (4, 4)), ((4, 2), (0, 0), (0, 4)))
+PLACES = {  # of the sprites of each size, all that there are
+    WORN: ((0, 3),),
+    SMALL: tuple(sorted({(2, 2), *(place for some in (*CENTRES.values(), *ROWS[3], *ROWS[4]) for place in some)})),
+    NORMAL: ((1, 1), (2, 1)),
+    HUGE: ((0, 0),),
+}
+RELATIONS = {  # phrase: the places it allows
+    "left of": ("left",), "to the left of": ("left",), "on the left of": ("left",),
+    "right of": ("right",), "to the right of": ("right",), "on the right of": ("right",),
+    "above": ("above",), "over": ("above",), "on top of": ("above",), "on": ("above",),
+    "below": ("below",), "under": ("below",), "beneath": ("below",),
+    "and": ("left", "right"), "next to": ("left", "right"), "beside": ("left", "right"), "with": ("left", "right"),
+}  # fmt: skip
+NUMBERS = {2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4")}
+PREFIXES = ("", "", "", "", "a picture of", "a drawing of", "an emoji of", "an image of", "a painting of")
+STYLE_PHRASES = ("in {} style", "in a {} style")
+BACKGROUND_PHRASES = ("on {a} background", "on {colour}", "with {a} background", "in front of {a} background")
+HATS = ("hat", "crown", "cap", "graduation cap")
+KINDS = {"single": 0.3, "pair": 0.35, "count": 0.15, "list": 0.08, "between": 0.06, "wearing": 0.06}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sprite:
+    """One object in a scene; `size`, `row` and `column` count cells of the grid."""
+
+    name: str
+    size: int
+    row: int
+    column: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """`others` are the layouts that the caption allows, too: in another place, with the same objects."""
+
+    kind: str
+    sprites: tuple[Sprite, ...]
+    style: str
+    background: str
+    caption: str
+    names_style: bool
+    names_background: bool
+    others: tuple[tuple[Sprite, ...], ...] = ()
+
+
+def held_out(kind: str, *names: str) -> bool:
+    """Whether a combination is kept for testing: kind is pair, background, count or style."""
+    return zlib.crc32(":".join((kind, *sorted(names))).encode()) % 10 == 0
+
+
+def _held_in(scene: Scene) -> set[str]:
+    """The kinds of held-out combinations in a scene."""
+    names = [sprite.name for sprite in scene.sprites]
+    found = {"background"} if any(held_out("background", name, scene.background) for name in names) else set()
+    if scene.names_style and any(held_out("style", name, scene.style) for name in names):
+        found.add("style")
+    if scene.kind == "count":
+        return found | ({"count"} if held_out("count", names[0], str(len(names))) else set())
+    pairs = ((one, other) for i, one in enumerate(names) for other in names[i + 1 :])
+    return found | ({"pair"} if any(held_out("pair", *pair) for pair in pairs) else set())
+
+
+class Scenes:
+    """Draws scenes of an atlas's objects and paints them at `resolution` pixels, a multiple of the grid."""
+
+    def __init__(self, atlas: Atlas, resolution: int) -> None:
+        self.resolution, self.objects = resolution, {each.name: each for each in atlas.objects}
+        self._atlas, self._row = atlas, {each.name: i for i, each in enumerate(atlas.objects)}
+        self.names = tuple(self.objects)
+        self._heads = [each.name for each in atlas.objects if each.head]
+        self._hats = [name for name in HATS if name in self.objects]
+        kinds = KINDS if self._hats else {kind: share for kind, share in KINDS.items() if kind != "wearing"}
+        self._kinds, shares = tuple(kinds), np.array(list(kinds.values()))
+        self._shares = (shares / shares.sum()).cumsum()
+        self.sprite = lru_cache(maxsize=None)(self._sprite)
+
+    # Scenes and captions ------------------------------------------------------------------------------------
+
+    def draw(self, rng: np.random.Generator, names: Sequence[str] = (), *, held: str = "") -> Scene:
+        """One scene of training, or one with held-out combinations of exactly the kind `held`.
+
+        names: the objects it may show, at least four; all when left out.
+        """
+        while True:
+            scene = self._draw_any(rng, names or self.names)
+            if _held_in(scene) == ({held} if held else set()):
+                return scene
+
+    def _draw_any(self, rng: np.random.Generator, names: Sequence[str]) -> Scene:
+        kind = self._kinds[int(np.searchsorted(self._shares, rng.random()))]
+        style, background = _one(rng, LOOKS), _one(rng, COLOURS)
+        names_style, names_background = rng.random() < 0.25, rng.random() < 0.5
+        look = _one(rng, STYLES[style]) if names_style else ""
+        before = look if rng.random() < 0.6 and kind in ("single", "count") else ""
+        draw: Callable[..., tuple[str, tuple[tuple[Sprite, ...], ...]]] = getattr(self, f"_{kind}")
+        text, layouts = draw(rng, names, before)
+        words = [_one(rng, PREFIXES), text]
+        if look and not before:
+            words.append(_one(rng, STYLE_PHRASES).format(look))
+        if names_background:
+            words.append(_one(rng, BACKGROUND_PHRASES).format(a=article(background), colour=background))
+        chosen = int(rng.random() * len(layouts))
+        return Scene(
+            kind=kind,
+            sprites=layouts[chosen],
+            style=style,
+            background=background,
+            caption=" ".join(filter(None, words)),
+            names_style=names_style,
+            names_background=names_background,
+            others=layouts[:chosen] + layouts[chosen + 1 :],
+        )
+
+    def _single(self, rng: np.random.Generator, names: Sequence[str], look: str) -> tuple[str, tuple]:
+        name, at = _one(rng, names), rng.random()
+        size = SMALL if at < 0.2 else HUGE if at > 0.8 else NORMAL
+        corner = (GRID - size) // 2
+        words = " ".join(filter(None, (_one(rng, SIZE_WORDS[size]), look, self._say(rng, name))))
+        text = (
+            article(words)
+            if (self.objects[name].countable or not words.endswith("s")) and rng.random() < 0.8
+            else words
+        )
+        return text, ((Sprite(name=name, size=size, row=corner, column=corner),),)
+
+    def _pair(self, rng: np.random.Generator, names: Sequence[str], look: str) -> tuple[str, tuple]:
+        first, second = _some(rng, names, 2)
+        phrase = _one(rng, tuple(RELATIONS))
+        # "on orange" is a background, "on an orange" is not
+        text = f"{self._a(rng, first)} {phrase} {self._a(rng, second, always=phrase == 'on')}"
+        return text, tuple(_place((first, second), CENTRES[place]) for place in RELATIONS[phrase])
+
+    def _count(self, rng: np.random.Generator, names: Sequence[str], look: str) -> tuple[str, tuple]:
+        number, name = 2 + int(rng.random() * 3), _one(rng, names)
+        many = self.objects[name].plural(self._say(rng, name))
+        text = " ".join(filter(None, (_one(rng, NUMBERS[number]), look, many)))
+        return text, tuple(_place((name,) * number, corners) for corners in ROWS[number])
+
+    def _list(self, rng: np.random.Generator, names: Sequence[str], look: str) -> tuple[str, tuple]:
+        number = 3 + int(rng.random() * 2)
+        some = _some(rng, names, number)
+        said = [self._a(rng, name) for name in some]
+        text = f"{', '.join(said[:-1])} and {said[-1]}"
+        return text, tuple(_place(some, corners) for corners in ROWS[number])
+
+    def _between(self, rng: np.random.Generator, names: Sequence[str], look: str) -> tuple[str, tuple]:
+        middle, left, right = _some(rng, names, 3)
+        text = f"{self._a(rng, middle)} between {self._a(rng, left)} and {self._a(rng, right)}"
+        return text, tuple(_place((middle, left, right), corners) for corners in BETWEEN)
+
+    def _wearing(self, rng: np.random.Generator, names: Sequence[str], look: str) -> tuple[str, tuple]:
+        """On the middle of its upper edge; of few names all with a head, or else any that has one."""
+        wearer = _one(rng, [name for name in names if self.objects[name].head] or self._heads)
+        worn = _one(rng, self._hats)
+        text = f"{self._a(rng, wearer)} {_one(rng, ('wearing', 'with', 'in'))} {self._a(rng, worn)}"
+        if " with " in text:
+            text += " on its head"
+        hat = Sprite(name=worn, size=WORN, row=0, column=(GRID - WORN) // 2)
+        return text, ((Sprite(name=wearer, size=NORMAL, row=GRID - NORMAL, column=1), hat),)
+
+    def _say(self, rng: np.random.Generator, name: str) -> str:
+        also = self.objects[name].also
+        return _one(rng, also) if also and rng.random() < 0.3 else name
+
+    def _a(self, rng: np.random.Generator, name: str, *, always: bool = False) -> str:
+        said = self._say(rng, name)
+        return self.objects[name].with_article(said) if always or rng.random() < 0.85 else said
+
+    def alone(self, name: str, style: str, size: int) -> list[Scene]:
+        """An object by itself in every place it can have, over every background that is not held out for it."""
+        return [
+            Scene(
+                kind="single",
+                sprites=(Sprite(name=name, size=size, row=row, column=column),),
+                style=style,
+                background=colour,
+                caption=f"{name} in {STYLES[style][0]} style on {colour}",
+                names_style=True,
+                names_background=True,
+            )
+            for colour in COLOURS
+            for row, column in PLACES[size]
+            if not held_out("background", name, colour)
+        ]
+
+    # Pictures -----------------------------------------------------------------------------------------------
+
+    def _sprite(self, name: str, style: str, size: int) -> Float32[np.ndarray, "S S 4"]:
+        """Colour premultiplied by alpha, all in [0, 1], with a margin of a 32nd on every side."""
+        side = size * self.resolution // GRID
+        drawn = Image.fromarray(self._atlas.sprites[self._row[name], LOOKS.index(style)])
+        pixels = np.zeros((side, side, 4), np.float32)
+        inner = side - 2 * (side // 32)
+        start = (side - inner) // 2
+        pixels[start : start + inner, start : start + inner] = np.asarray(fit(drawn, inner), np.float32) / 255
+        if size == WORN:  # it sits on what is below it
+            drawn_rows = np.flatnonzero(pixels[..., 3].any(axis=1))
+            pixels = np.roll(pixels, side - 1 - drawn_rows[-1], axis=0)
+        pixels[..., :3] *= pixels[..., 3:]
+        return pixels
+
+    def paint(self, scene: Scene) -> UInt8[np.ndarray, "H W 3"]:
+        cell = self.resolution // GRID
+        pixels = np.empty((self.resolution, self.resolution, 3), np.float32)
+        pixels[:] = np.array(BACKGROUNDS[scene.background], np.float32) / 255
+        for each in scene.sprites:
+            drawn = self.sprite(each.name, scene.style, each.size)
+            top, left, side = each.row * cell, each.column * cell, drawn.shape[0]
+            area = pixels[top : top + side, left : left + side]
+            area *= 1 - drawn[..., 3:]
+            area += drawn[..., :3]
+        return (pixels * 255 + 0.5).astype(np.uint8)
+
+
+def _place(names: Sequence[str], corners: Sequence[tuple[int, int]]) -> tuple[Sprite, ...]:
+    placed = zip(names, corners, strict=True)
+    return tuple(Sprite(name=name, size=SMALL, row=row, column=column) for name, (row, column) in placed)
+
+
+def _one(rng: np.random.Generator, items: Sequence[Item]) -> Item:
+    """As rng.choice, thirty times faster."""
+    return items[int(rng.random() * len(items))]
+
+
+def _some(rng: np.random.Generator, items: Sequence[str], count: int) -> tuple[str, ...]:
+    """Different ones, in any order."""
+    some: list[str] = []
+    while len(some) < count:
+        if (one := _one(rng, items)) not in some:
+            some.append(one)
+    return tuple(some)
