@@ -16,6 +16,8 @@ from dalle_mini.training.tasks import from_emoji
 from dalle_mini.vocabulary import Vocabulary
 
 TINY = [
+    "world.examples=64",
+    "world.clip_examples=256",
     *(f"vqgan.{name}" for name in ("resolution=16", "ch=4", "ch_mult=[1,2]", "z_channels=4", "n_embed=16")),
     *(f"vqgan.{name}" for name in ("embed_dim=4", "num_groups=2")),
     *(f"{network}.training.steps=1" for network in ("vqgan", "decoder", "dalle", "clip")),
@@ -33,13 +35,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run of one step of everything, on few examples."""
     folder, loaded = tmp_path_factory.mktemp("run"), recipe.load("emoji", TINY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(from_emoji, "CLIP_EXAMPLES", 256)
         patch.setattr(from_emoji, "TOKENIZER_CAPTIONS", 200)
         patch.setattr(from_emoji, "VALIDATION_SCENES", 16)
         patch.setattr(from_emoji, "OWN_SPELLINGS", 8)
         from_emoji.train_vqgan(folder, loaded)
         from_emoji.train_decoder(folder, loaded)
-        from_emoji.train_dalle(folder, loaded, examples=64)
+        from_emoji.train_dalle(folder, loaded)
         from_emoji.train_clip(folder, loaded)
         yield folder
 

@@ -14,10 +14,10 @@ from vqgan.config import VQGANConfig
 
 
 def test_every_recipe_of_the_package_is_whole():
-    assert recipe.names() == ["emoji", "emoji-tiny", "mega", "mini"]
+    assert recipe.names() == ["emoji", "emoji-tiny", "emoji3", "mega", "mini"]
     for name in recipe.names():
         loaded = recipe.load(name)
-        sizes = loaded.dalle(painter=loaded.vqgan())
+        sizes = loaded.dalle(vqgan=loaded.vqgan())
         assert sizes.codebook_size == loaded.vqgan().n_embed
         for training in (loaded.vqgan_training(), loaded.dalle_training(), loaded.clip_training()):
             assert training.steps > 0
@@ -111,21 +111,21 @@ def test_a_file_needs_the_sections_that_are_used_and_no_others(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^recipe .*mine\.toml must be a TOML file, got: "):
         recipe.load(path)
     with pytest.raises(
-        ValueError, match=r"^recipe must be one of emoji, emoji-tiny, mega, mini or a TOML file, got 'x'$"
+        ValueError, match=r"^recipe must be one of emoji, emoji-tiny, emoji3, mega, mini or a TOML file, got 'x'$"
     ):
         recipe.load("x")
 
 
 def test_sizes_follow_from_the_tokenizer_and_the_vqgan_and_must_agree_with_them():
     tiny = recipe.load("emoji-tiny")
-    sizes = tiny.dalle(painter=VQGANConfig(resolution=64, n_embed=100))
+    sizes = tiny.dalle(vqgan=VQGANConfig(resolution=64, n_embed=100))
     assert (sizes.codebook_size, sizes.image_vocab_size, sizes.bos_code, sizes.image_length) == (100, 100, 100, 16)
     with pytest.raises(
         ValueError, match=r"^dalle\.encoder_vocab_size must be >= the tokenizer's 5000 tokens, got 512$"
     ):
         tiny.dalle(vocab_size=5000)
     with pytest.raises(ValueError, match=r"^dalle\.codebook_size must be <= image_vocab_size 16384, got 20000$"):
-        recipe.load("mini").dalle(painter=VQGANConfig(n_embed=20_000))
+        recipe.load("mini").dalle(vqgan=VQGANConfig(n_embed=20_000))
 
 
 @pytest.mark.slow
