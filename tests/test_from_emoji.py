@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dalle_mini import tokenizer
@@ -11,6 +13,9 @@ from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training import run as runs
+from dalle_mini.training.emoji import objects
+from dalle_mini.training.emoji.atlas import STYLES
+from dalle_mini.training.emoji.spelling import Spelling
 from dalle_mini.training.report.model_card import Facts
 from dalle_mini.training.tasks import from_emoji
 from dalle_mini.vocabulary import Vocabulary
@@ -30,14 +35,20 @@ TINY = [
 ]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run of one step of everything, on few examples."""
-    folder, loaded = tmp_path_factory.mktemp("run"), recipe.load("emoji", TINY)
+@contextmanager
+def few_examples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(from_emoji, "TOKENIZER_CAPTIONS", 200)
         patch.setattr(from_emoji, "VALIDATION_SCENES", 16)
         patch.setattr(from_emoji, "OWN_SPELLINGS", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of one step of everything, on few examples."""
+    folder, loaded = tmp_path_factory.mktemp("run"), recipe.load("emoji", TINY)
+    with few_examples():
         from_emoji.train_vqgan(folder, loaded)
         from_emoji.train_decoder(folder, loaded)
         from_emoji.train_dalle(folder, loaded)
@@ -55,6 +66,37 @@ def test_a_run_lists_the_words_it_was_trained_on(run: Path):
     vocabulary = Vocabulary.load(run / "model" / "dalle")
     assert vocabulary is not None
     assert vocabulary.unknown("a zebra left of a cat") == ["zebra"]
+
+
+def test_the_larger_world_goes_from_nothing_to_a_judged_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    icons, rng = [each.icon for each in objects.load()], np.random.default_rng(0)
+    sprites = rng.integers(256, size=(len(icons), len(STYLES), 4, 4, 4), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "atlas.npz", sprites=sprites, icons=json.dumps(icons))
+    world = [f"world.atlas={tmp_path / 'atlas.npz'}", "world.first=5"]
+    settings = ["--recipe=emoji3", *(f"--set={text}" for text in (*TINY, *world))]
+    with few_examples():
+        for network in ("vqgan", "decoder", "dalle", "clip"):
+            assert main(["train", network, f"--run={tmp_path}", *settings]) == 0
+    assert len(list((tmp_path / "spelling").iterdir())) == 1  # once for all three
+    _, network, kept = from_emoji._load(tmp_path, recipe.load("emoji3", [*TINY, *world]))
+    voted = Spelling.vote(kept._world, network)
+    assert voted.grounds == kept.grounds
+    for block, codes in voted.blocks.items():
+        np.testing.assert_array_equal(kept.blocks[block], codes)
+    (tmp_path / "atlas.npz").rename(tmp_path / "moved.npz")  # the same pictures in another place are the same run
+    line = ["evaluate", f"--model={tmp_path / 'model'}", *settings, f"--set=world.atlas={tmp_path / 'moved.npz'}"]
+    capsys.readouterr()
+    assert main([*line, "--captions=4", "--names=2", "--candidates=2", f"--out={tmp_path / 'out'}"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["captions"]["number"] == 6
+    assert set(report["drawn"][0]["template_accuracy"]["best"]) > {"name"}
+    assert 0 <= report["drawn"][0]["different_right"] <= 2
+    assert set(report["clip"]["score_of_styles"]) <= set(STYLES)
+    known = Vocabulary.load(tmp_path / "model" / "dalle")
+    assert known is not None
+    assert list(known.things) == [each.name for each in objects.load(5)]
+    assert main(["train", "clip", f"--run={tmp_path}", *settings, "--set=world.first=4"]) == 2
+    assert "first must be 5, as" in capsys.readouterr().err
 
 
 def test_a_network_goes_on_by_its_own_recipe_or_not_at_all(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -86,7 +86,7 @@ def test_overrides_are_read_as_toml_or_as_a_word():
             "vqgan.training.consistency_steps=[1]",
             r"^vqgan\.training\.consistency_steps must be of type tuple\[int, int\]",
         ),
-        ("other.key=1", r"^other must be one of the sections vqgan, .*, got other = \{'key': 1\}$"),
+        ("other.key=1", r"^other must be one of the sections world, vqgan, .*, got other = \{'key': 1\}$"),
         ("dalle.training=3", r"^dalle\.training must be one of the sections .*, got dalle\.training = 3$"),
         ("steps=3", r"^a setting must be section\.key=value, .*, got 'steps=3'$"),
         ("dalle.training.steps", r"^a setting must be section\.key=value, .*, got 'dalle\.training\.steps'$"),
@@ -152,4 +152,4 @@ def test_recipe_without_data_of_its_own_asks_for_some(capsys: pytest.CaptureFixt
     for network in ("dalle", "vqgan", "clip"):
         assert main(["train", network, "--recipe", "mini"]) == 2
         told = capsys.readouterr().err
-        assert told == "error: data must be given with --data for recipe 'mini' (only 'emoji' has its own), got none\n"
+        assert told == "error: data must be given with --data for recipe 'mini', which has no [world], got none\n"
