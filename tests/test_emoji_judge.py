@@ -83,4 +83,4 @@ def test_a_bare_name_says_nothing_else(world: Scenes):
     for name in world.names:
         scene = world.bare(name)
         assert scene.caption.split(" ", 1)[-1] in (name, scene.caption)
-        assert not (scene.names_style or scene.names_background)
+        assert (scene.names_style, scene.names_background) == (False, False)

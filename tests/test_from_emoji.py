@@ -68,9 +68,12 @@ def test_a_run_lists_the_words_it_was_trained_on(run: Path):
     assert vocabulary.unknown("a zebra left of a cat") == ["zebra"]
 
 
+@pytest.mark.slow
 def test_the_larger_world_goes_from_nothing_to_a_judged_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     icons, rng = [each.icon for each in objects.load()], np.random.default_rng(0)
-    sprites = rng.integers(256, size=(len(icons), len(STYLES), 4, 4, 4), dtype=np.uint8)
+    sprites = rng.integers(256, size=(len(icons), len(STYLES), 16, 16, 4), dtype=np.uint8)
+    y, x = np.mgrid[:16, :16] - 7.5
+    sprites[..., 3] = 255 * (np.hypot(x, y) < 8)
     np.savez_compressed(tmp_path / "atlas.npz", sprites=sprites, icons=json.dumps(icons))
     world = [f"world.atlas={tmp_path / 'atlas.npz'}", "world.first=5"]
     settings = ["--recipe=emoji3", *(f"--set={text}" for text in (*TINY, *world))]

@@ -6,7 +6,7 @@ whole cells of the code grid, so that one object means the same codes wherever i
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -46,8 +46,10 @@ class EmojiWorld(Protocol):
     resolution: int
     names: tuple[str, ...]  # of the objects, likeliest to be asked for first
     styles: tuple[str, ...]
-    backgrounds: Mapping[str, tuple[int, int, int]]
+    backgrounds: dict[str, tuple[int, int, int]]
     fewest: int  # names that `draw` can do with
+
+    def __hash__(self) -> int: ...
 
     def draw(self, rng: np.random.Generator, names: Sequence[str] = ()) -> Scene:
         """A scene of training, of these objects or of any."""

@@ -99,7 +99,9 @@ def _plural(name: str) -> str:
 class World:
     """Draws scenes and paints them at `resolution` pixels (a multiple of the grid). Its one style has no name."""
 
-    names, styles, backgrounds, fewest = NAMES, ("",), BACKGROUNDS, 2
+    names: tuple[str, ...] = NAMES
+    styles: tuple[str, ...] = ("",)
+    backgrounds, fewest = BACKGROUNDS, 2
 
     def __init__(self, resolution: int = 64, font: Path = FONT) -> None:
         if not font.exists():

@@ -187,5 +187,5 @@ def _paint(network: vqgan.VQGAN, codes: np.ndarray, side: int) -> np.ndarray:
     painted = np.empty((len(codes), side, side, 3), np.uint8)
     for start in tqdm(range(0, len(codes), 128), unit="batch", desc="painting", mininterval=5):
         for i, pixels in enumerate(network.decode(codes[start : start + 128]), start):
-            painted[i] = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+            painted[i] = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
     return painted
