@@ -80,14 +80,16 @@ def test_the_larger_world_goes_from_nothing_to_a_judged_model(tmp_path: Path, ca
     with few_examples():
         for network in ("vqgan", "decoder", "dalle", "clip"):
             assert main(["train", network, f"--run={tmp_path}", *settings]) == 0
-    assert len(list((tmp_path / "spelling").iterdir())) == 1  # once for all three
-    _, network, kept = from_emoji._load(tmp_path, recipe.load("emoji3", [*TINY, *world]))
-    voted = Spelling.vote(kept._world, network)
+    folder = tmp_path / from_emoji.SPELLING
+    assert len(list(folder.iterdir())) == 1  # once for all three
+    loaded = from_emoji._load(tmp_path, recipe.load("emoji3", [*TINY, *world]))
+    voted, kept = Spelling.vote(*loaded), Spelling.of(*loaded, folder)
     assert voted.grounds == kept.grounds
     for block, codes in voted.blocks.items():
         np.testing.assert_array_equal(kept.blocks[block], codes)
     (tmp_path / "atlas.npz").rename(tmp_path / "moved.npz")  # the same pictures in another place are the same run
-    line = ["evaluate", f"--model={tmp_path / 'model'}", *settings, f"--set=world.atlas={tmp_path / 'moved.npz'}"]
+    settings.append(f"--set=world.atlas={tmp_path / 'moved.npz'}")
+    line = ["evaluate", f"--model={tmp_path / 'model'}", *settings]
     capsys.readouterr()
     assert main([*line, "--captions=4", "--names=2", "--candidates=2", f"--out={tmp_path / 'out'}"]) == 0
     report = json.loads(capsys.readouterr().out)

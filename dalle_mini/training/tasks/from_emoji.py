@@ -32,6 +32,7 @@ from dalle_mini.vocabulary import Vocabulary
 
 SPRITES_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
 OWN_SPELLINGS = 1000
+SPELLING = "spelling"  # folder of a run
 AT_ONCE = 4096  # scenes in memory
 TOKENIZER_CAPTIONS = 20_000
 VALIDATION_SCENES = 500
@@ -59,9 +60,9 @@ def train_vqgan(run: Path, recipe: Recipe) -> None:
 def train_decoder(run: Path, recipe: Recipe) -> None:
     """The VQGAN's decoder alone, on the codes that the text-to-code model will write: after `train_vqgan`."""
     device.set_up()
-    config, (world, network, spelling) = recipe.decoder_training(), _load(run, recipe)
+    config, (world, network) = recipe.decoder_training(), _load(run, recipe)
     begin(run / "decoder", _facts(recipe, config))
-    seed = config.seed
+    spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
 
     # A quarter of the pictures as the encoder itself spells them: it stays an auto-encoder.
     rng, quarter = np.random.default_rng((seed, 1)), config.batch_size // 4
@@ -91,14 +92,13 @@ def _facts(recipe: Recipe, training: Any) -> dict[str, dict[str, Any]]:
     return {"recipe": dataclasses.asdict(training), "data": dataclasses.asdict(recipe.world())}
 
 
-def _load(run: Path, recipe: Recipe) -> tuple[EmojiWorld, vqgan.VQGAN, Spelling]:
-    """The run's VQGAN, the recipe's world at its resolution and their spelling. Raises ValueError if there is none."""
+def _load(run: Path, recipe: Recipe) -> tuple[EmojiWorld, vqgan.VQGAN]:
+    """The run's VQGAN, and the recipe's world at its resolution. Raises ValueError if there is none yet."""
     folder = run / "model" / "vqgan"
     if not folder.is_dir():
         raise ValueError(f"run must hold the VQGAN of the emoji world, which `train vqgan` makes, got none in {folder}")
     network = vqgan.load(folder)
-    world = open_world(recipe.world(), network.config.resolution)
-    return world, network, Spelling.of(world, network, run / "spelling")
+    return open_world(recipe.world(), network.config.resolution), network
 
 
 def _make_tokenizer(run: Path, recipe: Recipe, world: EmojiWorld, source: str = "") -> Path:
@@ -121,12 +121,13 @@ def train_dalle(run: Path, recipe: Recipe, *, tokenizer: str = "", track: str = 
     wandb.
     """
     device.set_up()
-    world, network, spelling = _load(run, recipe)
+    world, network = _load(run, recipe)
     sizes, rng = recipe.dalle(vqgan=network.config), np.random.default_rng(recipe.dalle_training().seed)
     reader = load_tokenizer(_make_tokenizer(run, recipe, world, tokenizer), sizes)
     # The recipe says how many tokens there may be; the captions of this world fill less.
     sizes = dataclasses.replace(sizes, encoder_vocab_size=reader.vocab_size)
     begin(run / "dalle", {"sizes": sizes.to_dict(), **_facts(recipe, recipe.dalle_training())})
+    spelling = Spelling.of(world, network, run / SPELLING)
     captions, codes = _examples(world, spelling, rng, recipe.world().examples)
     held = _held_out_scenes(world, VALIDATION_SCENES)
     shown = [scene.caption for scene in held]
@@ -160,10 +161,11 @@ def train_clip(run: Path, recipe: Recipe) -> None:
     device.set_up()
     from dalle_mini.training.clip.train import train as fit_clip
 
-    config, (world, network, spelling) = recipe.clip_training(), _load(run, recipe)
+    config, (world, network) = recipe.clip_training(), _load(run, recipe)
     rng, count = np.random.default_rng(config.seed), recipe.world().clip_examples
     tokenizer_folder = _make_tokenizer(run, recipe, world)
     begin(run / "clip", _facts(recipe, config))
+    spelling = Spelling.of(world, network, run / SPELLING)
     scenes: list[Scene] = []
     while len(scenes) < count:
         # Few objects in a stretch of a batch, so that order, relation, number, size, style and background have to tell.
