@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from dalle_mini.__main__ import main
@@ -9,8 +10,10 @@ from dalle_mini.config import MEGA, MINI
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training.dalle import plan
+from dalle_mini.training.emoji.scene import GRID
 from dalle_mini.training.vqgan.train import check
 from vqgan.config import VQGANConfig
+from vqgan.model import param_shapes
 
 
 def test_every_recipe_of_the_package_is_whole():
@@ -50,6 +53,13 @@ def test_emoji_has_the_sizes_of_the_embedded_model():
     assert {**loaded.dalle().to_dict(), "encoder_vocab_size": trained.encoder_vocab_size} == trained.to_dict()
 
 
+def test_emoji3_fits_where_models_are_kept():
+    """16 bit: no file above 10 MB."""
+    sizes = recipe.load("emoji3").vqgan()
+    assert sizes.side == GRID
+    assert sum(leaf.size for leaf in jax.tree.leaves(param_shapes(sizes))) * 2 < 10e6
+
+
 def test_overrides_are_read_as_toml_or_as_a_word():
     overrides = ["dalle.training.steps = 7", "dalle.training.optimiser=adamw", "dalle.training.remat=true"]
     overrides += ["dalle.training.learning_rate=1", "vqgan.ch_mult=[1, 2]", "dalle.temperature=0.5"]
@@ -64,6 +74,8 @@ def test_overrides_are_read_as_toml_or_as_a_word():
     ("override", "message"),
     [
         ("clip.training.stepz=1", r"^clip\.training\.stepz must be one of .*steps.*, got 'stepz'$"),
+        ("world.first=3", r"^world\.first must be >= 4, for four in a row, got 3$"),
+        ("world.clip_examples=12", r"^world\.clip_examples must be a multiple of 8, got 12$"),
         ("decoder.training.dtype=bfloat16", r"^decoder\.training\.dtype must be one of .*, got 'dtype'$"),
         ("dalle.training.stepz=3", r"^dalle\.training\.stepz must be one of .*steps.*, got 'stepz'$"),
         ("dalle.training.steps=0", r"^dalle\.training\.steps must be >= 1, got 0$"),
