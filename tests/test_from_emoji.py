@@ -68,9 +68,9 @@ def test_without_data_nothing_that_is_asked_for_is_ignored(run: Path, capsys: py
     assert main(["train", "dalle", "--run", str(run), "--vqgan", "mini"]) == 2
     assert "vqgan must be left out without --data" in capsys.readouterr().err
     loaded = recipe.load("emoji", TINY)
-    with pytest.raises(ValueError, match="^track must be trackio or wandb, got 'other'$"):
+    with pytest.raises(ValueError, match=r"^track must be trackio or wandb, got 'other'$"):
         from_emoji.train_dalle(run, loaded, examples=64, track="other")
-    with pytest.raises(ValueError, match="^tokenizer must be the one that is in"):
+    with pytest.raises(ValueError, match=r"^tokenizer must be the one that is in"):
         from_emoji.train_dalle(run, loaded, examples=64, tokenizer=str(EMBEDDED))
 
 
