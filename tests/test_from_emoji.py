@@ -57,7 +57,7 @@ def test_a_run_lists_the_words_it_was_trained_on(run: Path):
 
 
 def test_a_network_goes_on_by_its_own_recipe_or_not_at_all(run: Path, capsys: pytest.CaptureFixture[str]):
-    for network in ("decoder", "dalle", "clip"):
+    for network in ("vqgan", "decoder", "dalle", "clip"):
         settings = [f"--set={text}" for text in (*TINY, f"{network}.training.learning_rate=0.5")]
         assert main(["train", network, "--run", str(run), *settings]) == 2
         told = capsys.readouterr().err
