@@ -251,7 +251,7 @@ def test_the_judge_tells_a_wrong_background_from_wrong_objects(world: World, see
         for colour in COLOURS:
             verdict = judge(world, scene, world.paint(dataclasses.replace(scene, background=colour)))
             assert verdict.objects, (scene, colour)
-            assert verdict.background == (colour == scene.background), (scene, colour)
+            assert verdict.background == (colour == scene.background or not scene.names_background), (scene, colour)
 
 
 def test_the_judge_finds_noise_and_empty_pictures_wrong(world: World, seen: list[Scene]):
@@ -267,8 +267,8 @@ def test_the_judge_finds_noise_and_empty_pictures_wrong(world: World, seen: list
 
 
 def test_no_caption_without_a_background_is_of_an_object_that_is_held_out_on_white(world: World):
-    scenes = from_emoji._scenes(world, np.random.default_rng(0), 3000)
-    assert len(scenes) == 3000
+    rng = np.random.default_rng(0)
+    scenes = [world.example(rng) for _ in range(3000)]
     shown: dict[bool, set[str]] = {True: set(), False: set()}
     for scene in scenes:
         shown[scene.names_background] |= {sprite.name for sprite in scene.sprites}
@@ -279,12 +279,14 @@ def test_no_caption_without_a_background_is_of_an_object_that_is_held_out_on_whi
 
 @pytest.mark.slow
 def test_an_object_is_spelt_alike_over_every_background_and_painted_right(world: World, emoji: "Pipeline"):
-    spelling = Spelling(world, emoji.vqgan)
-    scenes = [scene for scene in world.alone("cat", SMALL) if scene.sprites == world.alone("cat", SMALL)[0].sprites]
+    spelling = Spelling.vote(world, emoji.vqgan)
+    scenes = [
+        scene for scene in world.alone("cat", "", SMALL) if scene.sprites == world.alone("cat", "", SMALL)[0].sprites
+    ]
     codes = spelling.codes(scenes).reshape(-1, GRID, GRID)
     assert len(scenes) > 3
     sprite = scenes[0].sprites[0]
-    block = spelling.blocks["cat", SMALL]
+    block = spelling.blocks["cat", "", SMALL]
     for scene, grid in zip(scenes, codes, strict=True):
         expected = np.full_like(grid, spelling.grounds[scene.background])
         area = expected[sprite.row : sprite.row + SMALL, sprite.column : sprite.column + SMALL]

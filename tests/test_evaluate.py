@@ -34,7 +34,7 @@ SCALES = (1.0, 3.0)
 
 @pytest.fixture(scope="module")
 def questions(emoji: Pipeline) -> Questions:
-    return emoji_questions(emoji.resolution, captions=6)
+    return emoji_questions(World(emoji.resolution), captions=6)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_without_clip_nothing_of_clip_is_in_the_report(emoji: Pipeline, question
     blind.reranker = None
     report, picture = evaluate(blind, questions, num_candidates=1)
     assert "clip" not in report
-    assert set(report["drawn"][0]) == {"condition_scale", "template_accuracy"}
+    assert set(report["drawn"][0]) == {"condition_scale", "template_accuracy", "different_right"}
     assert set(report["drawn"][0]["template_accuracy"]) == {"first"}
     assert "fid" not in report["reconstruction"]
     assert picture.width > 8 * report_picture.TILE

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dalle_mini import tokenizer
@@ -11,11 +13,16 @@ from dalle_mini.__main__ import main
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training import run as runs
+from dalle_mini.training.emoji import objects
+from dalle_mini.training.emoji.atlas import STYLES
+from dalle_mini.training.emoji.spelling import Spelling
 from dalle_mini.training.report.model_card import Facts
 from dalle_mini.training.tasks import from_emoji
 from dalle_mini.vocabulary import Vocabulary
 
 TINY = [
+    "world.examples=64",
+    "world.clip_examples=256",
     *(f"vqgan.{name}" for name in ("resolution=16", "ch=4", "ch_mult=[1,2]", "z_channels=4", "n_embed=16")),
     *(f"vqgan.{name}" for name in ("embed_dim=4", "num_groups=2")),
     *(f"{network}.training.steps=1" for network in ("vqgan", "decoder", "dalle", "clip")),
@@ -28,18 +35,23 @@ TINY = [
 ]
 
 
+@contextmanager
+def few_examples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(from_emoji, "TOKENIZER_CAPTIONS", 200)
+        patch.setattr(from_emoji, "VALIDATION_SCENES", 16)
+        patch.setattr(from_emoji, "OWN_SPELLINGS", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run of one step of everything, on few examples."""
     folder, loaded = tmp_path_factory.mktemp("run"), recipe.load("emoji", TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(from_emoji, "CLIP_EXAMPLES", 256)
-        patch.setattr(from_emoji, "TOKENIZER_CAPTIONS", 200)
-        patch.setattr(from_emoji, "VALIDATION_SCENES", 16)
-        patch.setattr(from_emoji, "OWN_SPELLINGS", 8)
+    with few_examples():
         from_emoji.train_vqgan(folder, loaded)
         from_emoji.train_decoder(folder, loaded)
-        from_emoji.train_dalle(folder, loaded, examples=64)
+        from_emoji.train_dalle(folder, loaded)
         from_emoji.train_clip(folder, loaded)
         yield folder
 
@@ -54,6 +66,42 @@ def test_a_run_lists_the_words_it_was_trained_on(run: Path):
     vocabulary = Vocabulary.load(run / "model" / "dalle")
     assert vocabulary is not None
     assert vocabulary.unknown("a zebra left of a cat") == ["zebra"]
+
+
+@pytest.mark.slow
+def test_the_larger_world_goes_from_nothing_to_a_judged_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    icons, rng = [each.icon for each in objects.load()], np.random.default_rng(0)
+    sprites = rng.integers(256, size=(len(icons), len(STYLES), 16, 16, 4), dtype=np.uint8)
+    y, x = np.mgrid[:16, :16] - 7.5
+    sprites[..., 3] = 255 * (np.hypot(x, y) < 8)
+    np.savez_compressed(tmp_path / "atlas.npz", sprites=sprites, icons=json.dumps(icons))
+    world = [f"world.atlas={tmp_path / 'atlas.npz'}", "world.first=5"]
+    settings = ["--recipe=emoji3", *(f"--set={text}" for text in (*TINY, *world))]
+    with few_examples():
+        for network in ("vqgan", "decoder", "dalle", "clip"):
+            assert main(["train", network, f"--run={tmp_path}", *settings]) == 0
+    folder = tmp_path / from_emoji.SPELLING
+    assert len(list(folder.iterdir())) == 1  # once for all three
+    loaded = from_emoji._load(tmp_path, recipe.load("emoji3", [*TINY, *world]))
+    voted, kept = Spelling.vote(*loaded), Spelling.of(*loaded, folder)
+    assert voted.grounds == kept.grounds
+    for block, codes in voted.blocks.items():
+        np.testing.assert_array_equal(kept.blocks[block], codes)
+    (tmp_path / "atlas.npz").rename(tmp_path / "moved.npz")  # the same pictures in another place are the same run
+    settings.append(f"--set=world.atlas={tmp_path / 'moved.npz'}")
+    line = ["evaluate", f"--model={tmp_path / 'model'}", *settings]
+    capsys.readouterr()
+    assert main([*line, "--captions=4", "--names=2", "--candidates=2", f"--out={tmp_path / 'out'}"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["captions"]["number"] == 6
+    assert set(report["drawn"][0]["template_accuracy"]["best"]) > {"name"}
+    assert 0 <= report["drawn"][0]["different_right"] <= 2
+    assert set(report["clip"]["score_of_styles"]) <= set(STYLES)
+    known = Vocabulary.load(tmp_path / "model" / "dalle")
+    assert known is not None
+    assert list(known.things) == [each.name for each in objects.load(5)]
+    assert main(["train", "clip", f"--run={tmp_path}", *settings, "--set=world.first=4"]) == 2
+    assert "first must be 5, as" in capsys.readouterr().err
 
 
 def test_a_network_goes_on_by_its_own_recipe_or_not_at_all(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from dalle_mini.__main__ import main
@@ -9,15 +10,17 @@ from dalle_mini.config import MEGA, MINI
 from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training.dalle import plan
+from dalle_mini.training.emoji.scene import GRID
 from dalle_mini.training.vqgan.train import check
 from vqgan.config import VQGANConfig
+from vqgan.model import param_shapes
 
 
 def test_every_recipe_of_the_package_is_whole():
-    assert recipe.names() == ["emoji", "emoji-tiny", "mega", "mini"]
+    assert recipe.names() == ["emoji", "emoji-tiny", "emoji3", "mega", "mini"]
     for name in recipe.names():
         loaded = recipe.load(name)
-        sizes = loaded.dalle(painter=loaded.vqgan())
+        sizes = loaded.dalle(vqgan=loaded.vqgan())
         assert sizes.codebook_size == loaded.vqgan().n_embed
         for training in (loaded.vqgan_training(), loaded.dalle_training(), loaded.clip_training()):
             assert training.steps > 0
@@ -50,6 +53,13 @@ def test_emoji_has_the_sizes_of_the_embedded_model():
     assert {**loaded.dalle().to_dict(), "encoder_vocab_size": trained.encoder_vocab_size} == trained.to_dict()
 
 
+def test_emoji3_fits_where_models_are_kept():
+    """16 bit: no file above 10 MB."""
+    sizes = recipe.load("emoji3").vqgan()
+    assert sizes.side == GRID
+    assert sum(leaf.size for leaf in jax.tree.leaves(param_shapes(sizes))) * 2 < 10e6
+
+
 def test_overrides_are_read_as_toml_or_as_a_word():
     overrides = ["dalle.training.steps = 7", "dalle.training.optimiser=adamw", "dalle.training.remat=true"]
     overrides += ["dalle.training.learning_rate=1", "vqgan.ch_mult=[1, 2]", "dalle.temperature=0.5"]
@@ -64,6 +74,8 @@ def test_overrides_are_read_as_toml_or_as_a_word():
     ("override", "message"),
     [
         ("clip.training.stepz=1", r"^clip\.training\.stepz must be one of .*steps.*, got 'stepz'$"),
+        ("world.first=3", r"^world\.first must be >= 4, for four in a row, got 3$"),
+        ("world.clip_examples=12", r"^world\.clip_examples must be a multiple of 8, got 12$"),
         ("decoder.training.dtype=bfloat16", r"^decoder\.training\.dtype must be one of .*, got 'dtype'$"),
         ("dalle.training.stepz=3", r"^dalle\.training\.stepz must be one of .*steps.*, got 'stepz'$"),
         ("dalle.training.steps=0", r"^dalle\.training\.steps must be >= 1, got 0$"),
@@ -86,7 +98,7 @@ def test_overrides_are_read_as_toml_or_as_a_word():
             "vqgan.training.consistency_steps=[1]",
             r"^vqgan\.training\.consistency_steps must be of type tuple\[int, int\]",
         ),
-        ("other.key=1", r"^other must be one of the sections vqgan, .*, got other = \{'key': 1\}$"),
+        ("other.key=1", r"^other must be one of the sections world, vqgan, .*, got other = \{'key': 1\}$"),
         ("dalle.training=3", r"^dalle\.training must be one of the sections .*, got dalle\.training = 3$"),
         ("steps=3", r"^a setting must be section\.key=value, .*, got 'steps=3'$"),
         ("dalle.training.steps", r"^a setting must be section\.key=value, .*, got 'dalle\.training\.steps'$"),
@@ -111,21 +123,21 @@ def test_a_file_needs_the_sections_that_are_used_and_no_others(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^recipe .*mine\.toml must be a TOML file, got: "):
         recipe.load(path)
     with pytest.raises(
-        ValueError, match=r"^recipe must be one of emoji, emoji-tiny, mega, mini or a TOML file, got 'x'$"
+        ValueError, match=r"^recipe must be one of emoji, emoji-tiny, emoji3, mega, mini or a TOML file, got 'x'$"
     ):
         recipe.load("x")
 
 
 def test_sizes_follow_from_the_tokenizer_and_the_vqgan_and_must_agree_with_them():
     tiny = recipe.load("emoji-tiny")
-    sizes = tiny.dalle(painter=VQGANConfig(resolution=64, n_embed=100))
+    sizes = tiny.dalle(vqgan=VQGANConfig(resolution=64, n_embed=100))
     assert (sizes.codebook_size, sizes.image_vocab_size, sizes.bos_code, sizes.image_length) == (100, 100, 100, 16)
     with pytest.raises(
         ValueError, match=r"^dalle\.encoder_vocab_size must be >= the tokenizer's 5000 tokens, got 512$"
     ):
         tiny.dalle(vocab_size=5000)
     with pytest.raises(ValueError, match=r"^dalle\.codebook_size must be <= image_vocab_size 16384, got 20000$"):
-        recipe.load("mini").dalle(painter=VQGANConfig(n_embed=20_000))
+        recipe.load("mini").dalle(vqgan=VQGANConfig(n_embed=20_000))
 
 
 @pytest.mark.slow
@@ -152,4 +164,4 @@ def test_recipe_without_data_of_its_own_asks_for_some(capsys: pytest.CaptureFixt
     for network in ("dalle", "vqgan", "clip"):
         assert main(["train", network, "--recipe", "mini"]) == 2
         told = capsys.readouterr().err
-        assert told == "error: data must be given with --data for recipe 'mini' (only 'emoji' has its own), got none\n"
+        assert told == "error: data must be given with --data for recipe 'mini', which has no [world], got none\n"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dalle_mini import presets, vocabulary
-from dalle_mini.training.emoji.world import World, things
+from dalle_mini.training.emoji.world import World
 from dalle_mini.vocabulary import Vocabulary
 from vqgan.files import CheckpointError
 
@@ -130,7 +130,7 @@ def test_a_word_stands_in_one_line_of_the_table():
 
 def test_the_embedded_model_knows_its_world_and_nothing_else(embedded: Vocabulary):
     rng, world = np.random.default_rng(0), World(64)
-    drawn = Vocabulary.of((world.draw(rng).caption for _ in range(1000)), things())
-    assert embedded.things == things()
+    drawn = Vocabulary.of((world.draw(rng).caption for _ in range(1000)), World.things())
+    assert embedded.things == World.things()
     assert set(embedded.words) == set(drawn.words)
     assert embedded.unknown("a red cat and a zebra on a blue background") == ["red", "and", "zebra"]

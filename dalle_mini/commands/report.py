@@ -15,6 +15,11 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Pictures with captions; else the emoji world.")] = None,
     shards: Annotated[list[Path] | None, typer.Option(help="What was trained on: its held-back rows.")] = None,
     captions: Annotated[int, typer.Option(help="Captions to draw.", min=1)] = 200,
+    names: Annotated[int, typer.Option(help="Besides, of the emoji world: so many objects by name.", min=0)] = 0,
+    recipe: Annotated[str, typer.Option(help="Whose emoji world it is.")] = "emoji",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Over the recipe's own.")
+    ] = None,
     candidates: Annotated[Any, setting("Pictures per caption.")] = None,
     condition_scale: Annotated[
         list[str] | None, typer.Option(metavar="NUMBER", help="How closely to follow the prompt; several: a curve.")
@@ -29,22 +34,26 @@ def evaluate(
     CLIP's opinion, is for the emoji world.
     """
     scales = [SamplingParams(condition_scale=number(text)).condition_scale for text in condition_scale or []]  # type: ignore[arg-type]
-    settings = {} if candidates is None else {"num_candidates": candidates}
-    SamplingParams(**settings)  # refuses a bad one now rather than after loading the model
+    number_of = {} if candidates is None else {"num_candidates": candidates}
+    SamplingParams(**number_of)  # refuses a bad one now rather than after loading the model
     make_folder(out)
 
     import dalle_mini
     from dalle_mini.loading import load_reranker
+    from dalle_mini.training import recipe as recipes
+    from dalle_mini.training.emoji.worlds import open_world
     from dalle_mini.training.report import evaluate
 
+    world = recipes.load(recipe, settings or []).world()
     clip = load_reranker(features, setting="features") if features else None
     with dalle_mini.load(model, rerank=rerank) as pipeline:
         if data:
             questions = evaluate.source_questions(data, pipeline.resolution, captions=captions)
         else:
-            questions = evaluate.emoji_questions(pipeline.resolution, captions=captions)
+            asked = open_world(world, pipeline.resolution)
+            questions = evaluate.emoji_questions(asked, captions=captions, names=names)
         report, picture = evaluate.evaluate(
-            pipeline, questions, condition_scales=scales, shards=shards or [], features=clip, **settings
+            pipeline, questions, condition_scales=scales, shards=shards or [], features=clip, **number_of
         )
     text = json.dumps(report, indent=2, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")

@@ -1,23 +1,28 @@
 """`train vqgan`, `decoder`, `dalle` and `clip`: data of one's own, or the emoji world, into a run's folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dalle_mini.commands.options import make_folder
 
+if TYPE_CHECKING:
+    from dalle_mini.training.recipe import Recipe
+
 train = typer.Typer(help="Train a network by a recipe; a stopped run goes on where it was.")
 
 Run = Annotated[Path, typer.Option(help="Folder for checkpoints, metrics, sample sheets and the finished model.")]
-RecipeName = Annotated[str, typer.Option(help="emoji, emoji-tiny, mini, mega or a TOML file.")]
+RecipeName = Annotated[str, typer.Option(help="emoji, emoji3, emoji-tiny, mini, mega or a TOML file.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Over the recipe's own, as often as needed."),
 ]
 Pictures = Annotated[
     str,
-    typer.Option(help="A folder of pictures, a table, tar shards or a Hugging Face dataset; of recipe emoji: none."),
+    typer.Option(
+        help="A folder of pictures, a table, tar shards or a Hugging Face dataset; of a recipe with a [world]: none."
+    ),
 ]
 
 
@@ -30,7 +35,7 @@ def train_vqgan(
 
     loaded = recipes.load(recipe, settings or [])
     make_folder(run, "run")
-    if _own(recipe, data):
+    if _own(loaded, data):
         from dalle_mini.training.tasks import from_pictures
 
         report = from_pictures.train_vqgan(data, run, sizes=loaded.vqgan(), config=loaded.vqgan_training())
@@ -56,7 +61,8 @@ def train_decoder(recipe: RecipeName = "emoji", run: Run = Path("runs/emoji"), s
 def train_dalle(
     recipe: RecipeName = "emoji",
     data: Annotated[
-        list[Path] | None, typer.Option(help="A folder that encode wrote, as often as needed; of recipe emoji: none.")
+        list[Path] | None,
+        typer.Option(help="A folder that encode wrote, as often as needed; of a recipe with a [world]: none."),
     ] = None,
     run: Run = Path("runs/emoji"),
     settings: Settings = None,
@@ -83,7 +89,7 @@ def train_dalle(
         from dalle_mini.training.dalle import sharding
 
         sharding.start_processes(distributed)
-    if _own(recipe, data):
+    if _own(loaded, data):
         from dalle_mini.training.tasks import from_shards
 
         typer.echo(from_shards.train_dalle(loaded, data or [], run, vqgan_name=vqgan, tokenizer=tokenizer, track=track))
@@ -104,7 +110,7 @@ def train_clip(
 
     loaded = recipes.load(recipe, settings or [])
     make_folder(run, "run")
-    if _own(recipe, data):
+    if _own(loaded, data):
         from dalle_mini.training.tasks import from_pictures
 
         report = from_pictures.train_clip(data, run, config=loaded.clip_training())
@@ -115,8 +121,8 @@ def train_clip(
         from_emoji.train_clip(run, loaded)
 
 
-def _own(recipe: str, data: object) -> bool:
-    """Whether to train on data of one's own rather than on the emoji world, which only its own recipe is made for."""
-    if not data and recipe != "emoji":
-        raise ValueError(f"data must be given with --data for recipe {recipe!r} (only 'emoji' has its own), got none")
+def _own(recipe: "Recipe", data: object) -> bool:
+    """Whether to train on data of one's own rather than on the emoji world of a recipe that has one."""
+    if not data and "world" not in recipe.tables:
+        raise ValueError(f"data must be given with --data for recipe {recipe.name!r}, which has no [world], got none")
     return bool(data)

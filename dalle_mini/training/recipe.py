@@ -3,6 +3,7 @@
 Contract: `load` checks all of a recipe before anything is allocated; whatever is wrong is a ValueError that names
 section.key, the rule and the value. A section that a recipe leaves out is missed only by who needs it.
 
+    [world]            fields of dalle_mini.training.emoji.config.WorldConfig: for recipes with data of their own
     [vqgan]            fields of vqgan.config.VQGANConfig
     [vqgan.training]   fields of dalle_mini.training.vqgan.config.VQGANTrainConfig
     [decoder.training] fields of dalle_mini.training.vqgan.config.DecoderTrainConfig: the VQGAN's decoder alone
@@ -24,11 +25,12 @@ from typing import Any, TypeVar
 from dalle_mini.config import PUBLISHED_CODEBOOK_SIZE, ModelConfig, SamplingParams
 from dalle_mini.training.clip.config import ClipTrainConfig
 from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.emoji.config import WorldConfig
 from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfig
 from vqgan.config import VQGANConfig
 
 FOLDER = Path(__file__).parent / "recipes"
-SECTIONS = ("vqgan", "vqgan.training", "decoder.training", "dalle", "dalle.training", "clip.training")
+SECTIONS = ("world", "vqgan", "vqgan.training", "decoder.training", "dalle", "dalle.training", "clip.training")
 KNOBS = ("condition_scale", "temperature", "top_k", "top_p")  # of SamplingParams, as a config.json has them
 Config = TypeVar("Config")
 
@@ -39,6 +41,9 @@ class Recipe:
 
     name: str
     tables: Mapping[str, Mapping[str, Any]]
+
+    def world(self) -> WorldConfig:
+        return _build(WorldConfig, self._table("world"), "world")
 
     def vqgan(self) -> VQGANConfig:
         return _build(VQGANConfig, self._table("vqgan"), "vqgan")
@@ -102,6 +107,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _override(raw, text)
     loaded = Recipe(name=path.stem, tables=_tables(raw))
     for section, check in {
+        "world": loaded.world,
         "vqgan": loaded.vqgan,
         "vqgan.training": loaded.vqgan_training,
         "decoder.training": loaded.decoder_training,

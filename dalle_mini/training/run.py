@@ -1,8 +1,9 @@
 """A run's folder: begun once, gone on with by the same recipe or not at all.
 
 Contract: RUN/NETWORK, where NETWORK is vqgan, decoder, dalle or clip, holds how a network is trained: config.json, of
-what it was begun with, and what the loop writes (loop.py). RUN/model is what `dalle_mini.load` reads. Of several hosts,
-which share the folder, the first one writes.
+what it was begun with, and what the loop writes (loop.py). RUN/model is what `dalle_mini.load` reads. RUN/spelling
+is what the networks of an emoji world share (emoji/spelling.py). Of several hosts, which share the folder, the first
+one writes.
 """
 
 import json
@@ -17,8 +18,8 @@ from dalle_mini.training.optional import optional
 from vqgan.files import write_json
 
 CONFIG = "config.json"
-# What may change when a run goes on: the same sums in another order.
-FREE = ("accumulation", "remat", "model_devices")
+# What may change when a run goes on: the same sums in another order, the same pictures in another place.
+FREE = ("accumulation", "remat", "model_devices", "atlas")
 
 
 def begin(folder: Path, values: dict[str, dict[str, Any]]) -> None:
@@ -42,8 +43,8 @@ def check_same(folder: Path, values: dict[str, dict[str, Any]]) -> None:
     before = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for part, settings in json.loads(json.dumps(values)).items():
         for name, value in settings.items():
-            if name not in FREE and before[part].get(name) != value:
-                rule = f"{name} must be {before[part].get(name)}, as {folder / CONFIG} says"
+            if name not in FREE and before.get(part, {}).get(name) != value:
+                rule = f"{name} must be {before.get(part, {}).get(name)}, as {folder / CONFIG} says"
                 raise ValueError(f"{rule}, got {value}: use a new run folder")
 
 

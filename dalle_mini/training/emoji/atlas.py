@@ -39,10 +39,11 @@ STYLES: dict[str, tuple[str, ...]] = {
 class Atlas(NamedTuple):
     sprites: UInt8[np.ndarray, "objects styles SIDE SIDE 4"]
     objects: tuple[Object, ...]
+    styles: tuple[str, ...] = tuple(STYLES)
 
     @classmethod
-    def load(cls, path: Path, first: int | None = None) -> "Atlas":
-        """The first objects of the table, or all. Raises ValueError for an atlas of another table."""
+    def load(cls, path: Path, first: int | None = None, styles: tuple[str, ...] = tuple(STYLES)) -> "Atlas":
+        """The first objects of the table, or all, in these styles. Raises ValueError for an atlas of another table."""
         if not path.exists():
             raise FileNotFoundError(f"atlas must be a file that `python -m {__name__}` made, got {path}")
         with np.load(path) as file:
@@ -50,7 +51,9 @@ class Atlas(NamedTuple):
         known = objects.load()
         if icons != [each.icon for each in known]:
             raise ValueError(f"atlas must hold the {len(known)} objects of objects.csv, got {len(icons)} in {path}")
-        return cls(sprites[:first], objects.load(first))
+        if unknown := set(styles) - set(STYLES):
+            raise ValueError(f"styles must be some of {', '.join(STYLES)}, got {', '.join(sorted(unknown))}")
+        return cls(sprites[:first, [list(STYLES).index(style) for style in styles]], objects.load(first), styles)
 
 
 def build(packed: Path, out: Path) -> None:

@@ -9,7 +9,6 @@ It takes the place of world.py when a model trained on it is shipped.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
@@ -19,11 +18,11 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from dalle_mini.training.emoji.atlas import STYLES, Atlas, fit
-from dalle_mini.training.emoji.objects import article
+from dalle_mini.training.emoji.objects import article, things
+from dalle_mini.training.emoji.scene import GRID, Block, Scene, Sprite, held_out
 
 Item = TypeVar("Item")
 
-GRID = 8  # cells along a side
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
     "yellow": (255, 226, 110),
@@ -35,7 +34,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "orange": (255, 164, 66),
     "black": (24, 24, 28),
 }
-COLOURS, LOOKS = tuple(BACKGROUNDS), tuple(STYLES)
+COLOURS = tuple(BACKGROUNDS)
 WORN, SMALL, NORMAL, HUGE = 2, 4, 6, 8  # cells along a side of a sprite
 SIZE_WORDS = {SMALL: ("small", "tiny", "little"), NORMAL: ("",), HUGE: ("big", "huge", "giant", "large")}
 CENTRES = {  # (row, column) of the upper left cell of every sprite
@@ -68,36 +67,8 @@ PREFIXES = ("", "", "", "", "a picture of", "a drawing of", "an emoji of", "an i
 STYLE_PHRASES = ("in {} style", "in a {} style")
 BACKGROUND_PHRASES = ("on {a} background", "on {colour}", "with {a} background", "in front of {a} background")
 HATS = ("hat", "crown", "cap", "graduation cap")
+HELD = ("pair", "background", "count", "style")
 KINDS = {"single": 0.3, "pair": 0.35, "count": 0.15, "list": 0.08, "between": 0.06, "wearing": 0.06}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sprite:
-    """One object in a scene; `size`, `row` and `column` count cells of the grid."""
-
-    name: str
-    size: int
-    row: int
-    column: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scene:
-    """`others` are the layouts that the caption allows, too: in another place, with the same objects."""
-
-    kind: str
-    sprites: tuple[Sprite, ...]
-    style: str
-    background: str
-    caption: str
-    names_style: bool
-    names_background: bool
-    others: tuple[tuple[Sprite, ...], ...] = ()
-
-
-def held_out(kind: str, *names: str) -> bool:
-    """Whether a combination is kept for testing: kind is pair, background, count or style."""
-    return zlib.crc32(":".join((kind, *sorted(names))).encode()) % 10 == 0
 
 
 def _held_in(scene: Scene) -> set[str]:
@@ -115,10 +86,12 @@ def _held_in(scene: Scene) -> set[str]:
 class Scenes:
     """Draws scenes of an atlas's objects and paints them at `resolution` pixels, a multiple of the grid."""
 
+    backgrounds, fewest = BACKGROUNDS, 4
+
     def __init__(self, atlas: Atlas, resolution: int) -> None:
         self.resolution, self.objects = resolution, {each.name: each for each in atlas.objects}
         self._atlas, self._row = atlas, {each.name: i for i, each in enumerate(atlas.objects)}
-        self.names = tuple(self.objects)
+        self.names, self.styles = tuple(self.objects), atlas.styles
         self._heads = [each.name for each in atlas.objects if each.head]
         self._hats = [name for name in HATS if name in self.objects]
         kinds = KINDS if self._hats else {kind: share for kind, share in KINDS.items() if kind != "wearing"}
@@ -138,9 +111,43 @@ class Scenes:
             if _held_in(scene) == ({held} if held else set()):
                 return scene
 
+    def draw_held(self, rng: np.random.Generator) -> Scene:
+        return self.draw(rng, held=_one(rng, HELD))
+
+    def example(self, rng: np.random.Generator) -> Scene:
+        return self.draw(rng)
+
+    def near_miss(self, rng: np.random.Generator, scene: Scene) -> Scene | None:
+        """Half of the time: another place or number, style, background or size than the caption names.
+
+        What is held out is not shown, not even as wrong.
+        """
+        if rng.random() < 0.5:
+            return None
+        misses = [dataclasses.replace(scene, sprites=sprites, others=()) for sprites in _misplaced(scene)]
+        if scene.names_style:
+            misses += [dataclasses.replace(scene, style=style) for style in self.styles if style != scene.style]
+        if scene.names_background:
+            misses.append(dataclasses.replace(scene, background=_one(rng, COLOURS)))
+        allowed = [miss for miss in misses if miss != scene and not _held_in(miss)]
+        return _one(rng, allowed) if allowed else None
+
+    def bare(self, name: str) -> Scene:
+        sprite = Sprite(name=name, size=NORMAL, row=1, column=1)
+        caption = self.objects[name].with_article(name)
+        return Scene(kind="name", sprites=(sprite,), background=COLOURS[0], caption=caption, names_background=False,
+                     style=self.styles[0])  # fmt: skip
+
+    def things(self) -> dict[str, list[str]]:
+        return things(tuple(self.objects.values()))
+
+    def blocks(self) -> list[Block]:
+        sizes = {name: (SMALL, NORMAL, HUGE, *((WORN,) if name in HATS else ())) for name in self.names}
+        return [(name, style, size) for name in self.names for style in self.styles for size in sizes[name]]
+
     def _draw_any(self, rng: np.random.Generator, names: Sequence[str]) -> Scene:
         kind = self._kinds[int(np.searchsorted(self._shares, rng.random()))]
-        style, background = _one(rng, LOOKS), _one(rng, COLOURS)
+        style, background = _one(rng, self.styles), _one(rng, COLOURS)
         names_style, names_background = rng.random() < 0.25, rng.random() < 0.5
         look = _one(rng, STYLES[style]) if names_style else ""
         before = look if rng.random() < 0.6 and kind in ("single", "count") else ""
@@ -219,7 +226,8 @@ class Scenes:
         return self.objects[name].with_article(said) if always or rng.random() < 0.85 else said
 
     def alone(self, name: str, style: str, size: int) -> list[Scene]:
-        """An object by itself in every place it can have, over every background that is not held out for it."""
+        """Over every background that is not held out for the object, over each in another place."""
+        places = PLACES[size]
         return [
             Scene(
                 kind="single",
@@ -230,8 +238,8 @@ class Scenes:
                 names_style=True,
                 names_background=True,
             )
-            for colour in COLOURS
-            for row, column in PLACES[size]
+            for i, colour in enumerate(COLOURS)
+            for row, column in (places[i % len(places)],)
             if not held_out("background", name, colour)
         ]
 
@@ -240,7 +248,7 @@ class Scenes:
     def _sprite(self, name: str, style: str, size: int) -> Float32[np.ndarray, "S S 4"]:
         """Colour premultiplied by alpha, all in [0, 1], with a margin of a 32nd on every side."""
         side = size * self.resolution // GRID
-        drawn = Image.fromarray(self._atlas.sprites[self._row[name], LOOKS.index(style)])
+        drawn = Image.fromarray(self._atlas.sprites[self._row[name], self.styles.index(style)])
         pixels = np.zeros((side, side, 4), np.float32)
         inner = side - 2 * (side // 32)
         start = (side - inner) // 2
@@ -267,6 +275,26 @@ class Scenes:
 def _place(names: Sequence[str], corners: Sequence[tuple[int, int]]) -> tuple[Sprite, ...]:
     placed = zip(names, corners, strict=True)
     return tuple(Sprite(name=name, size=SMALL, row=row, column=column) for name, (row, column) in placed)
+
+
+def _misplaced(scene: Scene) -> list[tuple[Sprite, ...]]:
+    """The same objects in places, or in a number, that the caption does not allow."""
+    names = [sprite.name for sprite in scene.sprites]
+    if scene.kind == "single":
+        (sprite,) = scene.sprites
+        corner = (GRID - NORMAL) // 2
+        return [(dataclasses.replace(sprite, size=NORMAL, row=corner, column=corner),)]
+    if scene.kind == "count":
+        return [_place((names[0],) * number, corners) for number in ROWS if number != len(names)
+                for corners in ROWS[number]]  # fmt: skip
+    if scene.kind == "pair":
+        placed = [_place(names, corners) for corners in CENTRES.values()]
+    elif scene.kind == "wearing":
+        return []
+    else:
+        turned = (*names[1:], names[0])
+        placed = [_place(turned, [(each.row, each.column) for each in scene.sprites])]
+    return [each for each in placed if each not in (scene.sprites, *scene.others)]
 
 
 def _one(rng: np.random.Generator, items: Sequence[Item]) -> Item:

@@ -1,33 +1,45 @@
-"""How the VQGAN's encoder spells the objects and the backgrounds of the world: the codes of every scene."""
+"""How the VQGAN's encoder spells the objects and the backgrounds of a world: the codes of every scene."""
 
+import json
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from tqdm import tqdm
 
-from dalle_mini.training.emoji.world import COLOURS, GRID, NAMES, Scene, World
+from dalle_mini.training.data.shards import fingerprint
+from dalle_mini.training.emoji.scene import GRID, Block, EmojiWorld, Scene
 from vqgan import VQGAN
 
 BARE = -1  # in a spelling: nothing is drawn here
 
 
 class Spelling:
-    """One spelling for every object of every size, and for every background.
+    """One spelling for every object in every style and size, and for every background.
 
     The encoder sees more than a square: at its edge, an object has somewhat different codes over every background. A
-    text-to-code model would have to learn each of them. So one spelling is chosen for every object of every size, by a
-    vote over the backgrounds and places of training, and scenes are composed of these; squares without anything drawn
-    have the one code of their background. Nothing that is held out is looked at.
+    text-to-code model would have to learn each of them. So one spelling is chosen for every block, by a vote over the
+    backgrounds and places of training, and scenes are composed of these; squares without anything drawn have the one
+    code of their background. Nothing that is held out is looked at.
+
+    blocks: int [size, size] each, BARE where nothing is drawn. grounds: of every background, the code.
     """
 
-    def __init__(self, world: World, vqgan: VQGAN) -> None:
-        self.blocks: dict[tuple[str, int], np.ndarray] = {}  # int [size, size], BARE where nothing is drawn
-        grounds: dict[str, list[np.ndarray]] = {colour: [] for colour in COLOURS}
+    def __init__(self, world: EmojiWorld, blocks: dict[Block, np.ndarray], grounds: dict[str, int]) -> None:
+        self._world, self.blocks, self.grounds = world, blocks, grounds
+
+    @classmethod
+    def vote(cls, world: EmojiWorld, vqgan: VQGAN) -> "Spelling":
+        blocks: dict[Block, np.ndarray] = {}
+        grounds: dict[str, list[np.ndarray]] = {colour: [] for colour in world.backgrounds}
         cell = vqgan.config.downscale
-        for (name, size), sprite in tqdm(world.sprites.items(), unit="object", desc="spelling", mininterval=5):
-            drawn = sprite[..., 3].reshape(size, cell, size, cell).any((1, 3))
-            scenes = world.alone(name, size)
+        for block in tqdm(world.blocks(), unit="block", desc="spelling", mininterval=5):
+            size = block[-1]
+            drawn = world.sprite(*block)[..., 3].reshape(size, cell, size, cell).any((1, 3))
+            scenes = world.alone(*block)
             codes = vqgan.encode(np.stack([world.paint(scene) for scene in scenes])).reshape(-1, GRID, GRID)
             seen = []
             for scene, grid in zip(scenes, codes, strict=True):
@@ -36,27 +48,55 @@ class Spelling:
                 seen.append(grid[area])
                 grounds[scene.background].append(grid[area][~drawn])
             votes = np.apply_along_axis(lambda codes: np.bincount(codes).argmax(), 0, np.stack(seen))
-            self.blocks[name, size] = np.where(drawn, votes, BARE)
-        self.grounds = {colour: int(np.bincount(np.concatenate(seen)).argmax()) for colour, seen in grounds.items()}
+            blocks[block] = np.where(drawn, votes, BARE)
+        return cls(
+            world, blocks, {colour: int(np.bincount(np.concatenate(seen)).argmax()) for colour, seen in grounds.items()}
+        )
 
-    def codes(self, scenes: Sequence[Scene]) -> np.ndarray:
-        """int32 [scenes, GRID * GRID]."""
+    @classmethod
+    def of(cls, world: EmojiWorld, vqgan: VQGAN, folder: Path) -> "Spelling":
+        """The vote, which `folder` keeps for the next who asks for the same world and encoder."""
+        blocks, colours = world.blocks(), list(world.backgrounds)
+        facts = json.dumps([fingerprint(vqgan), blocks, colours])
+        path = folder / f"spelling-{zlib.crc32(facts.encode()):08x}.npz"
+        if not path.exists():
+            made = cls.vote(world, vqgan)
+            flat = np.concatenate([made.blocks[block].ravel() for block in blocks])
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".part.npz")
+            np.savez_compressed(partial, blocks=flat, grounds=[made.grounds[colour] for colour in colours])
+            partial.replace(path)
+            return made
+        with np.load(path) as file:
+            parts = np.split(file["blocks"], np.cumsum([size * size for *_, size in blocks])[:-1])
+            grounds = {colour: int(code) for colour, code in zip(colours, file["grounds"], strict=True)}
+        squares = {block: part.reshape(block[-1], -1) for block, part in zip(blocks, parts, strict=True)}
+        return cls(world, squares, grounds)
+
+    def codes(self, scenes: Sequence[Scene]) -> Int[np.ndarray, "M T"]:
         grids = np.full((len(scenes), GRID, GRID), BARE, np.int32)
         for grid, scene in zip(grids, scenes, strict=True):
             for sprite in scene.sprites:
                 area = np.s_[sprite.row : sprite.row + sprite.size, sprite.column : sprite.column + sprite.size]
-                grid[area] = self.blocks[sprite.name, sprite.size]
+                grid[area] = self.blocks[sprite.name, scene.style, sprite.size]
             grid[grid == BARE] = self.grounds[scene.background]
         return grids.reshape(len(scenes), -1)
 
-    def spoiled(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        """Codes of the scene with a fault: of one object, all or a half is missing or another object's."""
+    def spoiled(self, scene: Scene, rng: np.random.Generator) -> Int[np.ndarray, " T"]:
+        """Codes of a picture that is wrong for the scene's caption: a near miss, or one object with a fault.
+
+        All or a half of the object is then missing, or another object's.
+        """
+        if miss := self._world.near_miss(rng, scene):
+            return self.codes([miss])[0]
         (grid,) = self.codes([scene]).reshape(1, GRID, GRID)
         sprite = scene.sprites[rng.integers(len(scene.sprites))]
-        own, half = self.blocks[sprite.name, sprite.size], sprite.size // 2
+        own, half = self.blocks[sprite.name, scene.style, sprite.size], sprite.size // 2
         fault = np.full_like(own, BARE)
         if rng.random() < 0.7:
-            fault = self.blocks[str(rng.choice([name for name in NAMES if name != sprite.name])), sprite.size]
+            alike = [(name, scene.style, sprite.size) for name in self._world.names if name != sprite.name]
+            alike = [block for block in alike if block in self.blocks]
+            fault = self.blocks[alike[rng.integers(len(alike))]] if alike else fault
         kept: Any = [np.s_[:0], np.s_[:half], np.s_[half:], np.s_[:, :half], np.s_[:, half:]][rng.integers(5)]
         fault = fault.copy()
         fault[kept] = own[kept]

@@ -8,8 +8,6 @@ and `dalle_mini.training.report.evaluate` asks for just these.
 Pictures: Noto Color Emoji (SIL Open Font License 1.1); names follow the Unicode short names.
 """
 
-import dataclasses
-import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dalle_mini.training.emoji.scene import GRID, Block, Scene, Sprite, held_out
+
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian: fonts-noto-color-emoji
 FONT_SIZE = 109  # the one size of the font's bitmaps
-GRID = 8  # cells along a side
 
 # name: (character, other names)
 OBJECTS: dict[str, tuple[str, ...]] = {
@@ -78,31 +77,6 @@ HELD_BY = {"single": "background", "pair": "pair", "count": "count"}
 NAMES, COLOURS = tuple(OBJECTS), tuple(BACKGROUNDS)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sprite:
-    """One object in a scene; `size`, `row` and `column` count cells of the grid."""
-
-    name: str
-    size: int
-    row: int
-    column: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scene:
-    kind: str  # single, count or pair
-    sprites: tuple[Sprite, ...]
-    background: str
-    caption: str
-    names_background: bool
-
-
-def held_out(kind: str, *names: str) -> bool:
-    """Whether a combination is kept for testing: kind is pair, background or count."""
-    text = ":".join((kind, *sorted(names)))
-    return zlib.crc32(text.encode()) % 10 == 0
-
-
 def _held_in(scene: Scene) -> set[str]:
     """The kinds of held-out combinations in a scene."""
     names = [sprite.name for sprite in scene.sprites]
@@ -122,16 +96,12 @@ def _plural(name: str) -> str:
     return PLURALS.get(name, name + "s")
 
 
-def things() -> dict[str, list[str]]:
-    """Every object with its other names and all plurals, as `dalle_mini.vocabulary` has them."""
-    return {
-        name: [*others, *dict.fromkeys(_plural(each) for each in (name, *others) if _plural(each) != each)]
-        for name, (_, *others) in OBJECTS.items()
-    }
-
-
 class World:
-    """Draws scenes and paints them at `resolution` pixels (a multiple of the grid)."""
+    """Draws scenes and paints them at `resolution` pixels (a multiple of the grid). Its one style has no name."""
+
+    names: tuple[str, ...] = NAMES
+    styles: tuple[str, ...] = ("",)
+    backgrounds, fewest = BACKGROUNDS, 2
 
     def __init__(self, resolution: int = 64, font: Path = FONT) -> None:
         if not font.exists():
@@ -140,15 +110,40 @@ class World:
 
     # Scenes and captions ------------------------------------------------------------------------------------
 
-    def draw(self, rng: np.random.Generator, names: Sequence[str] = NAMES, *, held: bool = False) -> Scene:
+    def draw(self, rng: np.random.Generator, names: Sequence[str] = (), *, held: bool = False) -> Scene:
         """One scene of training, or (`held`) one with exactly one combination that training never shows.
 
         A held single is held by its background, a held pair by its two objects, a held count by its number.
         """
         while True:
-            scene = self._draw_any(rng, names, held=held)
+            scene = self._draw_any(rng, names or NAMES, held=held)
             if _held_in(scene) == ({HELD_BY[scene.kind]} if held else set()):
                 return scene
+
+    def draw_held(self, rng: np.random.Generator) -> Scene:
+        return self.draw(rng, held=True)
+
+    def example(self, rng: np.random.Generator) -> Scene:
+        """A scene for the text-to-code model, more than half of them pairs: which is where takes longest to learn.
+
+        Captions without a background mostly mean white. A model that never sees an object on white, because that is
+        held out, learns from them to avoid white for this object, even where a caption asks for it. So such captions
+        are left out for such objects.
+        """
+        while True:
+            scene = self.draw(rng)
+            if scene.kind != "pair" and rng.random() < 0.5:
+                continue
+            if scene.names_background or not any(held_out("background", each.name, "white") for each in scene.sprites):
+                return scene
+
+    def near_miss(self, rng: np.random.Generator, scene: Scene) -> None:
+        """This world spoils objects only."""
+
+    def bare(self, name: str) -> Scene:
+        sprite = Sprite(name=name, size=NORMAL, row=1, column=1)
+        caption = _article(name)
+        return Scene(kind="name", sprites=(sprite,), background="white", caption=caption, names_background=False)
 
     def _draw_any(self, rng: np.random.Generator, names: Sequence[str], *, held: bool) -> Scene:
         kind = rng.choice(["single", "count", "pair"], p=[0.4, 0.2, 0.4])
@@ -180,7 +175,7 @@ class World:
             text += " " + str(rng.choice(BACKGROUND_PHRASES)).format(background)
         return Scene(kind=str(kind), sprites=sprites, background=background, caption=text, names_background=named)
 
-    def alone(self, name: str, size: int) -> list[Scene]:
+    def alone(self, name: str, style: str, size: int) -> list[Scene]:
         """An object by itself in every place it can have, over every background that is not held out for it."""
         middle = (GRID - size) // 2
         corners = {(middle, middle)}
@@ -190,6 +185,7 @@ class World:
             Scene(
                 kind="single",
                 sprites=(Sprite(name=name, size=size, row=row, column=column),),
+                style=style,
                 background=colour,
                 caption=f"{name} on {colour}",
                 names_background=True,
@@ -198,6 +194,16 @@ class World:
             for row, column in sorted(corners)
             if not held_out("background", name, colour)
         ]
+
+    @staticmethod
+    def things() -> dict[str, list[str]]:
+        return {
+            name: [*others, *dict.fromkeys(_plural(each) for each in (name, *others) if _plural(each) != each)]
+            for name, (_, *others) in OBJECTS.items()
+        }
+
+    def blocks(self) -> list[Block]:
+        return [(name, style, size) for name in NAMES for style in self.styles for size in SIZE_WORDS]
 
     @staticmethod
     def _say(rng: np.random.Generator, name: str) -> str:
@@ -239,6 +245,9 @@ class World:
                 pixels[..., :3] *= pixels[..., 3:]
                 sprites[name, size] = pixels
         return sprites
+
+    def sprite(self, name: str, style: str, size: int) -> np.ndarray:
+        return self.sprites[name, size]
 
     def paint(self, scene: Scene) -> np.ndarray:
         """The picture, uint8 [resolution, resolution, 3]."""

@@ -1,8 +1,8 @@
 """How good is a model? What it draws, what its codes keep, how well it predicts: one report and one picture.
 
 Contract: `evaluate` asks a pipeline for captions whose true pictures are known: those of a source, or scenes of the
-emoji world whose combinations training never saw. The report holds what could be measured and nothing else: without
-CLIP, no CLIP score and no FID; template accuracy for the emoji world alone.
+an emoji world whose combinations training never saw. The report holds what could be measured and nothing else: without
+CLIP, no CLIP score and no FID; template accuracy and the number of different right pictures for an emoji world alone.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from dalle_mini.training.data.rows import read_samples
 from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
 from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
-from dalle_mini.training.emoji.judge import percentages_right
-from dalle_mini.training.emoji.world import Scene, World
+from dalle_mini.training.emoji.judge import different_right, percentages_right
+from dalle_mini.training.emoji.scene import EmojiWorld, Scene
 from dalle_mini.training.report.quality import codebook_use, frechet_distance, psnr, ssim
 from dalle_mini.training.report.report_picture import Row, draw_report
 
@@ -45,24 +45,25 @@ SHOWN = 24  # captions in the picture, at most
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Questions:
-    """Captions to draw and their true pictures, M of each; `scenes` only for the emoji world."""
+    """Captions to draw and their true pictures, M of each; `scenes` and `world` only for an emoji world."""
 
     source: str
     captions: list[str]
     truth: UInt8[np.ndarray, "M H W 3"]
     scenes: list[Scene] | None = None
+    world: EmojiWorld | None = None
 
 
-def emoji_questions(resolution: int, *, captions: int = 200, seed: int = 0) -> Questions:
-    """Scenes of the emoji world with a combination that training never saw."""
-    world = World(resolution)
+def emoji_questions(world: EmojiWorld, *, captions: int = 200, names: int = 0, seed: int = 0) -> Questions:
+    """Scenes with a combination that training never saw; and the first `names` objects, each by its name alone."""
     rng = np.random.default_rng((seed, 1_000_003))  # not the stream that training's validation set is from
-    scenes = [world.draw(rng, held=True) for _ in range(captions)]
+    scenes = [world.draw_held(rng) for _ in range(captions)] + [world.bare(name) for name in world.names[:names]]
     return Questions(
         source="held-out scenes of the emoji world",
         captions=[scene.caption for scene in scenes],
         truth=np.stack([world.paint(scene) for scene in scenes]),
         scenes=scenes,
+        world=world,
     )
 
 
@@ -116,8 +117,8 @@ def evaluate(
     }
     rows = [Row("true", questions.truth[:SHOWN]), Row("VQGAN alone", rebuilt[:SHOWN])]
     for params in settings:
-        drawn = _draw(pipeline, questions.captions, dataclasses.asdict(params))
-        report["drawn"].append({"condition_scale": params.condition_scale, **judges.opinions(drawn)})
+        drawn, different = _draw(pipeline, questions, dataclasses.asdict(params))
+        report["drawn"].append({"condition_scale": params.condition_scale, **judges.opinions(drawn), **different})
         which, pictures = next(iter(drawn.items()))
         rows.append(Row(f"scale {params.condition_scale:g}, {which}", pictures[:SHOWN]))
     report = _rounded(report)
@@ -131,7 +132,6 @@ class _Judges:
         self._questions, self._clip = questions, clip
         self._own = clip is pipeline.reranker
         self._name = f"{pipeline.name}'s own CLIP" if self._own else getattr(clip, "name", "")
-        self._world = World(questions.truth.shape[1]) if questions.scenes else None
         if clip:
             self._truth = clip.features(questions.truth)
 
@@ -146,8 +146,12 @@ class _Judges:
         )
         if self._own:
             note += " The CLIP that measures is the one that ranks, which flatters the best."
-        score = self._clip.score(self._questions.captions, self._questions.truth).mean()
-        return {"clip": {"name": self._name, "features": width, "score_of_true_pictures": score, "note": note}}
+        scores = self._clip.score(self._questions.captions, self._questions.truth)
+        facts = {"name": self._name, "features": width, "score_of_true_pictures": scores.mean(), "note": note}
+        styles = np.array([scene.style for scene in self._questions.scenes or []])
+        if len(set(styles)) > 1:  # a style that scores higher is one that the best of nine always has
+            facts["score_of_styles"] = {style: scores[styles == style].mean() for style in sorted(set(styles))}
+        return {"clip": facts}
 
     def opinions(self, sets: dict[str, np.ndarray], *, flat: bool = False) -> dict[str, Any]:
         """measure -> name of the set -> value; `flat`, for a single set, leaves the name out."""
@@ -157,20 +161,29 @@ class _Judges:
                 found["clip_score"][name] = self._clip.score(self._questions.captions, pictures).mean()
                 if len(pictures) > 1:
                     found["fid"][name] = frechet_distance(self._truth, self._clip.features(pictures))
-            if self._world and self._questions.scenes:
-                found["template_accuracy"][name] = percentages_right(self._world, self._questions.scenes, pictures)
+            if self._questions.world and self._questions.scenes:
+                right = percentages_right(self._questions.world, self._questions.scenes, pictures)
+                found["template_accuracy"][name] = right
         return {measure: next(iter(values.values())) if flat else values for measure, values in found.items()}
 
 
-def _draw(pipeline: Pipeline, captions: Sequence[str], settings: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The best picture of every caption, where there is a ranking, and the first."""
-    galleries = []
-    for seed, caption in enumerate(tqdm(captions, unit="caption", mininterval=5)):
+def _draw(
+    pipeline: Pipeline, questions: Questions, settings: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The best picture of every caption, where there is a ranking, and the first; of an emoji world, also how many
+    pictures of a caption are right and differ, on average.
+    """
+    galleries, different = [], []
+    for seed, caption in enumerate(tqdm(questions.captions, unit="caption", mininterval=5)):
         gallery = pipeline.generate(caption, **(settings | {"seed": seed}))
-        first = min(gallery, key=lambda candidate: candidate.index)
-        galleries.append({"best": np.asarray(gallery[0].image), "first": np.asarray(first.image)})
+        pictures = [np.asarray(candidate.image) for candidate in gallery]
+        first = min(range(len(gallery)), key=lambda i: gallery[i].index)
+        galleries.append({"best": pictures[0], "first": pictures[first]})
+        if questions.world and questions.scenes:
+            different.append(different_right(questions.world, questions.scenes[seed], pictures))
     names = ("best", "first") if pipeline.reranker else ("first",)
-    return {name: np.stack([pictures[name] for pictures in galleries]) for name in names}
+    drawn = {name: np.stack([pictures[name] for pictures in galleries]) for name in names}
+    return drawn, {"different_right": float(np.mean(different))} if different else {}
 
 
 def _validation_loss(

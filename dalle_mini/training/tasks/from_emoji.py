@@ -1,21 +1,25 @@
-"""The recipe of the embedded model: the three networks of `assets/models/emoji`, trained on the emoji world.
+"""The recipes of the embedded model: the networks of `assets/models/emoji`, trained on an emoji world.
 
 Contract: each function trains one network from scratch, or on from its newest checkpoint, in its own folder of a
-run, and writes the part of the model folder that `dalle_mini.load` reads. Sizes and settings are those of a
-recipe, recipes/emoji.toml; what is said here is what its data are.
+run, and writes the part of the model folder that `dalle_mini.load` reads. Sizes, settings and which world are those of
+a recipe, recipes/emoji.toml or emoji3.toml; what is said here is what their data are.
 """
 
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 import vqgan
 from dalle_mini import device
 from dalle_mini.training.dalle.examples import Examples
+from dalle_mini.training.emoji.scene import EmojiWorld, Scene
 from dalle_mini.training.emoji.spelling import Spelling
-from dalle_mini.training.emoji.world import NAMES, Scene, World, held_out, things
+from dalle_mini.training.emoji.worlds import open_world
 from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.run import begin, once
 from dalle_mini.training.run_tokenizer import load_tokenizer, make_tokenizer
@@ -26,10 +30,10 @@ from dalle_mini.training.vqgan.train import train as fit_vqgan
 from dalle_mini.training.vqgan.train_step import Batch
 from dalle_mini.vocabulary import Vocabulary
 
-OBJECTS_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
-EXAMPLES = 150_000
+SPRITES_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
 OWN_SPELLINGS = 1000
-CLIP_EXAMPLES = 32_768
+SPELLING = "spelling"  # folder of a run
+AT_ONCE = 4096  # scenes in memory
 TOKENIZER_CAPTIONS = 20_000
 VALIDATION_SCENES = 500
 
@@ -38,12 +42,13 @@ def train_vqgan(run: Path, recipe: Recipe) -> None:
     """Pictures to codes and back."""
     device.set_up()
     sizes, config = recipe.vqgan(), recipe.vqgan_training()
-    world = World(sizes.resolution)
-    begin(run / "vqgan", {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)})
+    world = open_world(recipe.world(), sizes.resolution)
+    begin(run / "vqgan", {"sizes": dataclasses.asdict(sizes), **_facts(recipe, config)})
+    objects = max(world.fewest, SPRITES_PER_BATCH // len(world.styles))
 
     def batches(step: int) -> Batch:
         rng = np.random.default_rng((config.seed, step))
-        names = rng.choice(NAMES, OBJECTS_PER_BATCH, replace=False).tolist()
+        names = rng.choice(world.names, objects, replace=False).tolist()
         pixels = np.stack([world.paint(world.draw(rng, names)) for _ in range(config.batch_size)])
         return Batch(pixels, same_cells(pixels, sizes.downscale))
 
@@ -55,11 +60,9 @@ def train_vqgan(run: Path, recipe: Recipe) -> None:
 def train_decoder(run: Path, recipe: Recipe) -> None:
     """The VQGAN's decoder alone, on the codes that the text-to-code model will write: after `train_vqgan`."""
     device.set_up()
-    world, network = _load(run)
-    spelling = Spelling(world, network)
-    config = recipe.decoder_training()
-    begin(run / "decoder", {"recipe": dataclasses.asdict(config)})
-    seed = config.seed
+    config, (world, network) = recipe.decoder_training(), _load(run, recipe)
+    begin(run / "decoder", _facts(recipe, config))
+    spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
 
     # A quarter of the pictures as the encoder itself spells them: it stays an auto-encoder.
     rng, quarter = np.random.default_rng((seed, 1)), config.batch_size // 4
@@ -79,38 +82,26 @@ def train_decoder(run: Path, recipe: Recipe) -> None:
     once(lambda: vqgan.save(run / "model" / "vqgan", network.config, params), "vqgan")
 
 
-def _held_out_scenes(world: World, count: int) -> list[Scene]:
+def _held_out_scenes(world: EmojiWorld, count: int) -> list[Scene]:
     rng = np.random.default_rng(1)
-    return [world.draw(rng, held=True) for _ in range(count)]
+    return [world.draw_held(rng) for _ in range(count)]
 
 
-def _scenes(world: World, rng: np.random.Generator, count: int) -> list[Scene]:
-    """Scenes for the text-to-code model, more than half of them pairs: which is where takes longest to learn.
-
-    Captions without a background mostly mean white. A model that never sees an object on white, because that is held
-    out, learns from them to avoid white for this object, even where a caption asks for it. So such captions are left
-    out for such objects.
-    """
-    scenes: list[Scene] = []
-    while len(scenes) < count:
-        scene = world.draw(rng)
-        if scene.kind != "pair" and rng.random() < 0.5:
-            continue
-        if scene.names_background or not any(held_out("background", each.name, "white") for each in scene.sprites):
-            scenes.append(scene)
-    return scenes
+def _facts(recipe: Recipe, training: Any) -> dict[str, dict[str, Any]]:
+    """What every stage of a run is begun with."""
+    return {"recipe": dataclasses.asdict(training), "data": dataclasses.asdict(recipe.world())}
 
 
-def _load(run: Path) -> tuple[World, vqgan.VQGAN]:
-    """The run's VQGAN, and the world at its resolution. Raises ValueError if there is none yet."""
+def _load(run: Path, recipe: Recipe) -> tuple[EmojiWorld, vqgan.VQGAN]:
+    """The run's VQGAN, and the recipe's world at its resolution. Raises ValueError if there is none yet."""
     folder = run / "model" / "vqgan"
     if not folder.is_dir():
         raise ValueError(f"run must hold the VQGAN of the emoji world, which `train vqgan` makes, got none in {folder}")
     network = vqgan.load(folder)
-    return World(network.config.resolution), network
+    return open_world(recipe.world(), network.config.resolution), network
 
 
-def _make_tokenizer(run: Path, recipe: Recipe, world: World, source: str = "") -> Path:
+def _make_tokenizer(run: Path, recipe: Recipe, world: EmojiWorld, source: str = "") -> Path:
     """The byte-level BPE of the world's captions, made once for the text-to-code model and CLIP."""
     folder, sizes = run / "model" / "dalle", recipe.dalle()
 
@@ -123,36 +114,46 @@ def _make_tokenizer(run: Path, recipe: Recipe, world: World, source: str = "") -
     return folder
 
 
-def train_dalle(run: Path, recipe: Recipe, *, examples: int = EXAMPLES, tokenizer: str = "", track: str = "") -> None:
+def train_dalle(run: Path, recipe: Recipe, *, tokenizer: str = "", track: str = "") -> None:
     """Captions to codes, on the codes of the VQGAN that `train_vqgan` left in `run`.
 
     tokenizer: a folder or hub id with one; one is learned from the world's captions when left out. track: trackio or
     wandb.
     """
     device.set_up()
-    world, network = _load(run)
+    world, network = _load(run, recipe)
     sizes, rng = recipe.dalle(vqgan=network.config), np.random.default_rng(recipe.dalle_training().seed)
     reader = load_tokenizer(_make_tokenizer(run, recipe, world, tokenizer), sizes)
     # The recipe says how many tokens there may be; the captions of this world fill less.
     sizes = dataclasses.replace(sizes, encoder_vocab_size=reader.vocab_size)
-    settings = dataclasses.asdict(recipe.dalle_training())
-    begin(run / "dalle", {"sizes": sizes.to_dict(), "recipe": settings, "data": {"examples": examples}})
-    spelling = Spelling(world, network)
-    trained, held = _scenes(world, rng, examples), _held_out_scenes(world, VALIDATION_SCENES)
-    data, held_out = (
-        Examples.of([scene.caption for scene in scenes], spelling.codes(scenes), reader) for scenes in (trained, held)
-    )
+    begin(run / "dalle", {"sizes": sizes.to_dict(), **_facts(recipe, recipe.dalle_training())})
+    spelling = Spelling.of(world, network, run / SPELLING)
+    captions, codes = _examples(world, spelling, rng, recipe.world().examples)
+    held = _held_out_scenes(world, VALIDATION_SCENES)
+    shown = [scene.caption for scene in held]
     train_text_to_code(
         recipe,
         run,
         sizes,
-        examples=data,
-        held_out=held_out,
-        shown=[scene.caption for scene in held],
+        examples=Examples.of(captions, codes, reader),
+        held_out=Examples.of(shown, spelling.codes(held), reader),
+        shown=shown,
         vqgan=network,
-        vocabulary=Vocabulary.of([scene.caption for scene in trained], things()),
+        vocabulary=Vocabulary.of(captions, world.things()),
         track=track,
     )
+
+
+def _examples(
+    world: EmojiWorld, spelling: Spelling, rng: np.random.Generator, count: int
+) -> tuple[list[str], np.ndarray]:
+    """Captions and their codes, int32 [count, T]; the scenes themselves would fill the memory."""
+    captions, codes = [], []
+    for start in range(0, count, AT_ONCE):
+        scenes = [world.example(rng) for _ in range(min(AT_ONCE, count - start))]
+        captions += [scene.caption for scene in scenes]
+        codes.append(spelling.codes(scenes))
+    return captions, np.concatenate(codes)
 
 
 def train_clip(run: Path, recipe: Recipe) -> None:
@@ -160,23 +161,33 @@ def train_clip(run: Path, recipe: Recipe) -> None:
     device.set_up()
     from dalle_mini.training.clip.train import train as fit_clip
 
-    config, (world, network) = recipe.clip_training(), _load(run)
-    spelling, rng = Spelling(world, network), np.random.default_rng(config.seed)
+    config, (world, network) = recipe.clip_training(), _load(run, recipe)
+    rng, count = np.random.default_rng(config.seed), recipe.world().clip_examples
     tokenizer_folder = _make_tokenizer(run, recipe, world)
-    begin(run / "clip", {"recipe": dataclasses.asdict(config)})
+    begin(run / "clip", _facts(recipe, config))
+    spelling = Spelling.of(world, network, run / SPELLING)
     scenes: list[Scene] = []
-    while len(scenes) < CLIP_EXAMPLES:
-        # Two objects in a stretch of a batch, so that order, relation, number, size and background have to tell.
-        names = rng.choice(NAMES, 2, replace=False).tolist()
+    while len(scenes) < count:
+        # Few objects in a stretch of a batch, so that order, relation, number, size, style and background have to tell.
+        names = rng.choice(world.names, world.fewest, replace=False).tolist()
         scenes += [world.draw(rng, names) for _ in range(8)]
     codes = np.stack([spelling.codes(scenes), np.stack([spelling.spoiled(scene, rng) for scene in scenes])])
     # uint8 [right and spoiled, scenes, H, W, 3]
-    pixels = np.stack([np.concatenate([network.decode(some) for some in np.split(each, 256)]) for each in codes])
+    pixels = np.stack([_paint(network, each, config.image_size) for each in codes])
 
     def batches(step: int) -> tuple[np.ndarray, list[str]]:
-        stretches = np.random.default_rng((config.seed, step)).integers(CLIP_EXAMPLES // 8, size=config.batch_size // 8)
+        stretches = np.random.default_rng((config.seed, step)).integers(count // 8, size=config.batch_size // 8)
         chosen = (8 * stretches[:, None] + np.arange(8)).ravel()
         return np.concatenate(pixels[:, chosen]), [scenes[i].caption for i in chosen]
 
     folder = fit_clip(config, batches, tokenizer_folder=tokenizer_folder, out=run / "clip")
     shutil.copytree(folder, run / "model" / "clip", dirs_exist_ok=True)
+
+
+def _paint(network: vqgan.VQGAN, codes: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [codes, side, side, 3], made smaller as CLIP's own reader of pictures does it."""
+    painted = np.empty((len(codes), side, side, 3), np.uint8)
+    for start in tqdm(range(0, len(codes), 128), unit="batch", desc="painting", mininterval=5):
+        for i, pixels in enumerate(network.decode(codes[start : start + 128]), start):
+            painted[i] = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+    return painted
