@@ -28,7 +28,6 @@ from dalle_mini.training.emoji.world import (
     _plural,
     held_out,
 )
-from dalle_mini.training.tasks import from_emoji
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline
