@@ -1,5 +1,6 @@
 # make app      set up .venv and serve the page on port 7860
 # make test     set up and run the tests; make test-slow: those that take long
+#               T="tests/test_text.py -k cut": only these
 # make check    formatting, lint and types, without changing a file
 # make bench    start, first gallery, later galleries and memory on this machine
 # make crowd    a crowd at the door of a real server: 64 clients for 5 minutes, every answer checked
@@ -9,7 +10,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-TWO_FILES := -n 2 --dist loadfile
+# Which tests and how: all, two files at a time.
+T := -n 2 --dist loadfile
 
 .PHONY: app test test-slow check bench crowd emoji-model
 .DELETE_ON_ERROR:
@@ -18,10 +20,10 @@ app: .venv/runtime.stamp
 	$(BIN)/python app.py
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not slow" $(TWO_FILES)
+	$(BIN)/python -m pytest -m "not slow" $(T)
 
 test-slow: .venv/ray.stamp
-	$(BIN)/python -m pytest -m slow $(TWO_FILES)
+	$(BIN)/python -m pytest -m slow $(T)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .

@@ -280,6 +280,7 @@ def init_params(config: ModelConfig, rng: Array) -> Params:
     return {"encoder": encoder["params"], "decoder": decoder["params"]}
 
 
+@functools.cache  # tracing a large model takes seconds
 def param_shapes(config: ModelConfig) -> Params:
     """The tree of `init_params` with a ShapeDtypeStruct for every array; nothing is allocated."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

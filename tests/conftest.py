@@ -4,6 +4,7 @@ Settings are environment variables set before anything is imported, so that the 
 them too. Warnings are errors; the named exceptions are in pyproject.toml.
 """
 
+import gc
 import os
 import pkgutil
 import shutil
@@ -47,12 +48,17 @@ os.environ.update(
     JAX_NUMPY_RANK_PROMOTION="raise",
     # Shared by all runs on this machine: compiling again is most of a test run's time.
     JAX_COMPILATION_CACHE_DIR=str(ROOT / ".cache" / "jax"),
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
 )
 device.set_up()
 # Every shape that a signature of ours promises is checked. The page has none: Gradio could not tell its generators.
 SHAPED = [f"dalle_mini.{part.name}" for part in pkgutil.iter_modules(dalle_mini.__path__) if part.name != "web"]
 jaxtyping.install_import_hook([*SHAPED, "vqgan", "clip_rerank"], "shapes.check")
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what was imported stays, and a collector that goes through it again slows JAX's tracing
 
 
 def pytest_unconfigure() -> None:
@@ -143,6 +149,7 @@ def phone(chromium: "Browser", requested_hosts: set[str]) -> Iterator["Page"]:
 
 def _tab(browser: "Browser", hosts: set[str], *, width: int, height: int) -> Iterator["Page"]:
     context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+    context.set_default_timeout(120_000)  # a first drawing waits for a compiler, perhaps on a busy machine
     tab = context.new_page()
 
     def note(url: str) -> None:

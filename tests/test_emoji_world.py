@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from dalle_mini.training import recipe
 from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.spelling import BARE, Spelling
 from dalle_mini.training.emoji.world import (
@@ -29,7 +28,6 @@ from dalle_mini.training.emoji.world import (
     _plural,
     held_out,
 )
-from dalle_mini.training.tasks import from_emoji
 
 if TYPE_CHECKING:
     from dalle_mini import Pipeline
@@ -295,11 +293,3 @@ def test_an_object_is_spelt_alike_over_every_background_and_painted_right(world:
         np.testing.assert_array_equal(grid, expected)
     pictures = emoji.vqgan.decode(codes.reshape(len(codes), -1))
     assert all(judge(world, scene, picture).objects for scene, picture in zip(scenes, pictures, strict=True))
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_the_recipe_it_was_begun_with(tmp_path: Path):
-    steps = ["vqgan.training.steps=2", "vqgan.training.batch_size=2"]
-    from_emoji.train_vqgan(tmp_path, recipe.load("emoji", steps))
-    with pytest.raises(ValueError, match=r"^learning_rate must be .*, as .*config\.json says, got 0\.5: use a new run"):
-        from_emoji.train_vqgan(tmp_path, recipe.load("emoji", [*steps, "vqgan.training.learning_rate=0.5"]))

@@ -9,6 +9,7 @@ Paper: Esser, Rombach, Ommer, "Taming Transformers for High-Resolution Image Syn
 Letters: B batch, H height, W width, C channels, N codes of a picture (row-major), E codebook_size, D embed_dim.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,6 +181,7 @@ def init_params(config: VQGANConfig, rng: Array) -> dict[str, Any]:
     return VQGANModule(config).init(rng, pixels)["params"]
 
 
+@functools.cache  # tracing takes a second or more
 def param_shapes(config: VQGANConfig) -> Any:
     """The tree of `jax.ShapeDtypeStruct`, at no cost in memory."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

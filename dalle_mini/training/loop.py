@@ -84,17 +84,9 @@ def fit(
                 checkpoints.save(step, args=ocp.args.StandardSave(_arrays(state)))
 
         saved = time.monotonic()
-        with (
-            ThreadPoolExecutor(1) as pool,  # draws the next batch while this one trains
-            _reporting(config, start) as report,
-        ):
-            upcoming = pool.submit(batches, start)
-            for step in range(start, config.steps):
-                batch = upcoming.result()
-                if step + 1 < config.steps:
-                    upcoming = pool.submit(batches, step + 1)
+        with _reporting(config, start) as report:
+            for done, batch in enumerate(_drawn_ahead(batches, start, config.steps), start + 1):
                 state, metrics = step_fn(state, batch)
-                done = step + 1
                 look = done % config.sheet_every == 0 or done == config.steps
                 if look and validate:
                     metrics = {**metrics, **validate(state)}
@@ -107,6 +99,17 @@ def fit(
         checkpoints.wait_until_finished()  # the last step may just be on its way to the disk
         save(config.steps)
     return state
+
+
+def _drawn_ahead(batches: Callable[[int], Any], start: int, end: int) -> Iterator[Any]:
+    """The batches of the steps from `start` to `end`; a thread draws the next one while this one trains."""
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(batches, start)
+        for step in range(start, end):
+            batch = upcoming.result()
+            if step + 1 < end:
+                upcoming = pool.submit(batches, step + 1)
+            yield batch
 
 
 def _restored(checkpoints: ocp.CheckpointManager, step: int, state: State) -> State:

@@ -13,6 +13,7 @@ import numpy as np
 
 import vqgan
 from dalle_mini import device
+from dalle_mini.tokenizer import Tokenizer
 from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.data.shards import Encoded, fingerprint, held_back, read_codes, vqgan_location
 from dalle_mini.training.recipe import Recipe
@@ -41,16 +42,9 @@ def train_dalle(
     device.set_up()
     encoded = read_codes(data)
     network = _vqgan(run, vqgan_name, encoded)
-    held, folder = held_back(encoded.keys), run / "model" / "dalle"
+    held = held_back(encoded.keys)
     texts = {out: list(compress(encoded.captions, held == out)) for out in (False, True)}
-    some = recipe.dalle(vocab_size=1)  # for the lengths; the vocabulary is what this finds out
-    if tokenizer:  # refused, if it is too large, before it is copied
-        recipe.dalle(vocab_size=load_tokenizer(tokenizer_folder(tokenizer), some).vocab_size)
-    most = recipe.tables["dalle"].get("encoder_vocab_size", VOCABULARY)
-    make_tokenizer(
-        folder, lambda: texts[False], vocab_size=most, max_text_length=some.max_text_length, source=tokenizer
-    )
-    reader = load_tokenizer(folder, some)
+    reader = _tokenizer(recipe, run / "model" / "dalle", texts[False], tokenizer)
     sizes = recipe.dalle(vocab_size=reader.vocab_size, vqgan=network.config)
     examples, held_out = (
         Examples.of(captions, encoded.codes[held == out].astype(np.int32), reader) for out, captions in texts.items()
@@ -71,6 +65,16 @@ def train_dalle(
         track=track,
     )
     return f"{len(examples.codes)} examples and {len(held_out.codes)} held back; the model is in {run / 'model'}"
+
+
+def _tokenizer(recipe: Recipe, folder: Path, captions: Sequence[str], source: str) -> Tokenizer:
+    """The one in `folder`, which is copied there from `source` or learned from `captions` if need be."""
+    some = recipe.dalle(vocab_size=1)  # for the lengths; the vocabulary is what this finds out
+    if source:  # refused, if it is too large, before it is copied
+        recipe.dalle(vocab_size=load_tokenizer(tokenizer_folder(source), some).vocab_size)
+    most = recipe.tables["dalle"].get("encoder_vocab_size", VOCABULARY)
+    make_tokenizer(folder, lambda: captions, vocab_size=most, max_text_length=some.max_text_length, source=source)
+    return load_tokenizer(folder, some)
 
 
 def _vqgan(run: Path, name: str, encoded: Encoded) -> vqgan.VQGAN:
