@@ -138,7 +138,7 @@ def _check_folder(folder: Path) -> None:
             raise RerankerError(f"the CLIP folder {folder} lacks {file_name}")
     path = folder / CONFIG_NAME
     try:
-        hub_text_tower = json.loads(path.read_text("utf-8"))["model_cfg"]["text_cfg"].get("hf_model_name")
+        hub_text_tower = json.loads(path.read_bytes())["model_cfg"]["text_cfg"].get("hf_model_name")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RerankerError(f"{path} is not an open_clip config ({type(error).__name__}: {error})") from error
     if hub_text_tower:

@@ -170,7 +170,7 @@ class ModelConfig:
     def from_json(cls, path: Path | str) -> Self:
         """Reads a `config.json`; raises ValueError for what is missing, wrong or outside the family."""
         try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+            raw = json.loads(Path(path).read_bytes())
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} must be a JSON file, got: {error}") from error
         if not isinstance(raw, dict):

@@ -9,12 +9,13 @@ import dataclasses
 import os
 from pathlib import Path
 
+from dalle_mini.config import ModelConfig
 from vqgan.files import CheckpointError, resolve
 
 PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 PUBLISHED_CLIP = "ViT-B-32/laion2b_s34b_b79k"  # open_clip's name and tag
 EMBEDDED = Path(__file__).parents[1] / "assets" / "models" / "emoji"
-FILES = ("*.json", "*.safetensors", "*.msgpack", "*.txt", "README.md")
+FILES = ("*.json", "*.txt", "README.md")  # and weights, in the one format that is read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ SHELF = {"mini": "dalle-mini/dalle-mini", "mega": "dalle-mini/dalle-mega"}
 def find(model: str | Path) -> Preset:
     """The preset of a name on the shelf, a folder or a hub id. Raises `CheckpointError` if there is none."""
     location = EMBEDDED if model == "emoji" else SHELF.get(str(model), model)
-    folder = model_of(resolve(location, FILES))
+    folder = model_of(resolve(location, FILES, check=ModelConfig.from_dict))
     name = str(model) if model in ("emoji", *SHELF) else _name(location)
     card = folder / "README.md"
     parts = [folder / part for part in ("dalle", "vqgan", "clip")]

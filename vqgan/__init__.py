@@ -27,7 +27,7 @@ from vqgan.files import (
 __all__ = ["VQGAN", "load", "save"]
 
 LARGEST_BUCKET = 16  # pictures in one compiled call
-FILES = ("config.json", "*.safetensors", "*.msgpack")
+FILES = ("*.json",)
 
 
 class VQGAN:
@@ -98,7 +98,7 @@ def load(location: str | Path) -> VQGAN:
     Raises `CheckpointError` naming the file, and every parameter that is missing, unexpected or mis-shaped.
     """
     lightning = Path(location) if str(location).endswith(".ckpt") else None
-    folder = lightning.parent if lightning else resolve(location, FILES)
+    folder = lightning.parent if lightning else resolve(location, FILES, check=_check_kind)
     try:
         config = VQGANConfig.from_dict(read_json(folder / "config.json"))
     except (ValueError, TypeError) as error:
@@ -106,6 +106,13 @@ def load(location: str | Path) -> VQGAN:
     params = read_lightning(lightning) if lightning else read_params(folder)
     check_params(params, model.param_shapes(config), folder)
     return VQGAN(config, params)
+
+
+def _check_kind(config: dict[str, Any]) -> None:
+    """Raises ValueError for the config of another network: without any size, those of the default would be taken."""
+    if not {"n_embed", "z_channels", "ch_mult"} & config.keys():
+        raise ValueError(f"config.json must be a VQGAN's, got one of model_type {config.get('model_type')!r}")
+    VQGANConfig.from_dict(config)
 
 
 def save(folder: Path, config: VQGANConfig, params: dict[str, Any], *, dtype: Any = np.float16) -> None:

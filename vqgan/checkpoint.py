@@ -1,7 +1,7 @@
 """The layout of taming-transformers, in which VQGANs were trained and first published, as our tree.
 
-Contract: a Lightning checkpoint becomes the published tree of numpy arrays, or one `CheckpointError` that names it. It
-is read with torch's `weights_only=True`: nothing in it is executed.
+Contract: a Lightning checkpoint becomes the published tree of numpy arrays, or one `CheckpointError` that names it.
+Nothing in it is executed, whatever else it holds.
 """
 
 import re
@@ -12,26 +12,16 @@ import numpy as np
 from flax import traverse_util
 
 from vqgan.files import CheckpointError, Params
+from vqgan.pickles import read_arrays
 
 
 def read_lightning(path: Path) -> Params:
-    """A taming-transformers `.ckpt` (torch, read with `weights_only=True`) as the published tree."""
-    import torch  # only this format needs it
-
+    """A taming-transformers `.ckpt` (torch) as the published tree."""
+    arrays = read_arrays(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged or unsafe file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} must be a torch checkpoint of plain tensors: {reason}") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(f"{path} must hold a state_dict of tensors")
-    try:
-        return from_compvis({name: value.detach().float().numpy() for name, value in state.items()})
-    except Exception as error:  # tensors without data, or names that are not those of a tree
-        raise CheckpointError(f"{path} must hold a state_dict of whole tensors: {error}") from None
+        return from_compvis({name: array.astype(np.float32) for name, array in arrays.items()})
+    except (ValueError, TypeError, IndexError) as error:  # names that are not those of a tree
+        raise CheckpointError(f"{path} must hold a state_dict of a network: {error}") from None
 
 
 def from_compvis(state: Mapping[str, np.ndarray]) -> Params:

@@ -68,7 +68,7 @@ class VQGANConfig:
 
     @classmethod
     def from_json(cls, path: Path) -> Self:
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return cls.from_dict(json.loads(path.read_bytes()))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -6,7 +6,7 @@ unpickled. Folders come from the disk or from the Hugging Face hub.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,36 @@ class CheckpointError(Exception):
     """A model folder or one of its files cannot be used; the message names it and says why."""
 
 
-def resolve(location: str | Path, patterns: Sequence[str]) -> Path:
+def resolve(
+    location: str | Path, patterns: Sequence[str], *, check: Callable[[dict[str, Any]], object] | None = None
+) -> Path:
     """The local folder of a model: a folder as it is, or a hub id `owner/name[@revision]`, downloaded once.
 
-    Downloads show their progress, resume, and are used offline afterwards. Raises `CheckpointError`.
+    check: refuses the config.json of a network of another kind, with a ValueError; weights are downloaded after that,
+    and only with it: in safetensors, or where there are none in msgpack. Downloads show their progress, resume, and are
+    used offline afterwards. Raises `CheckpointError`.
     """
     if os.path.isdir(location):  # unlike Path.is_dir, false for what is too long or odd to be a path
         return Path(location)
+    folder = _download(location, patterns)
+    if check is None:
+        return folder
+    configs = sorted(path for name in ("config.json", "*/config.json") for path in folder.glob(name))
+    parts = {path.parent: path for path in configs}
+    first = parts.get(folder) or parts.get(folder / "dalle")
+    if first is None:
+        raise CheckpointError(f"{location} must be a model with a config.json, got none")
+    try:
+        check(read_json(first))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{location} must be a model of this kind: {error}") from None
+    _download(location, [f"*{name}" for name in (SAFETENSORS, "model-*-of-*.safetensors")])
+    lacking = [part for part in parts if not any(part.glob("model*.safetensors"))]
+    names = [(part.relative_to(folder) / "flax_model*.msgpack").as_posix() for part in lacking]
+    return _download(location, names) if names else folder
+
+
+def _download(location: str | Path, patterns: Sequence[str]) -> Path:
     repo, _, revision = str(location).partition("@")
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(patterns)))
@@ -47,7 +70,7 @@ def resolve(location: str | Path, patterns: Sequence[str]) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_bytes())  # of bytes, also with a mark of their order before them
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} must be a readable JSON file: {error}") from None
     if not isinstance(values, dict):
@@ -70,11 +93,32 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_params(folder: Path) -> Params:
-    """The parameter tree of a model folder: `model.safetensors` if it is there, else `flax_model.msgpack`."""
+    """The tree in a model folder: of `model.safetensors`, else `flax_model.msgpack`, or of the parts of either."""
     for name, read in ((SAFETENSORS, read_safetensors), (MSGPACK, read_msgpack)):
         if (folder / name).exists():
             return read(folder / name)
-    raise CheckpointError(f"{folder} must hold {SAFETENSORS} or {MSGPACK}")
+        if (folder / f"{name}.index.json").exists():
+            return _read_parts(folder / f"{name}.index.json", read)
+    parts = f"in parts with {SAFETENSORS}.index.json"
+    raise CheckpointError(f"{folder} must hold {SAFETENSORS} or {MSGPACK}, whole or {parts}")
+
+
+def _read_parts(index: Path, read: Callable[[Path], Params]) -> Params:
+    """The tree whose arrays the index lists by file, as transformers writes what is larger than it likes."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in files.values()
+    ):
+        raise CheckpointError(f"{index} must have a weight_map of arrays to files beside it")
+    flat: dict[str, Any] = {}
+    for name in sorted(set(files.values())):
+        flat |= traverse_util.flatten_dict(read(index.parent / name), sep="/")
+    if missing := sorted(files.keys() - flat.keys()):
+        raise CheckpointError(f"{index} must list what its files hold, but {missing[0]} is not in {files[missing[0]]}")
+    try:
+        return traverse_util.unflatten_dict(flat, sep="/")
+    except Exception as error:  # a name inside a name
+        raise CheckpointError(f"{index} must be of a tree of arrays: {error}") from None
 
 
 def read_safetensors(path: Path) -> Params:

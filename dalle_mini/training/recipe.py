@@ -98,7 +98,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = FOLDER / f"{recipe}.toml" if str(recipe) in names() else Path(recipe)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError:
         raise ValueError(f"recipe must be one of {', '.join(names())} or a TOML file, got {str(recipe)!r}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -62,7 +62,7 @@ def publish(
     """
     _check(out, layout, stacked=stacked, dtype=dtype)
     location = presets.EMBEDDED if model == "emoji" else presets.SHELF.get(str(model), model)
-    folder = presets.model_of(resolve(location, presets.FILES))
+    folder = presets.model_of(resolve(location, presets.FILES, check=ModelConfig.from_dict))
     if (folder / CARD).exists() and (report or statistics):
         raise ValueError(
             f"report and statistics must be left out for a model with a card of its own, got {folder / CARD}"
