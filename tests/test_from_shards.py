@@ -19,7 +19,7 @@ from dalle_mini.presets import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training import run as runs
 from dalle_mini.training.data.encode import encode
-from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
+from dalle_mini.training.data.shards import HELD_BACK, fingerprint, held_back, read_codes
 from dalle_mini.training.tasks import from_shards
 from vqgan import VQGAN, load, save
 from vqgan.files import CheckpointError
@@ -124,6 +124,26 @@ def test_key_alone_decides_what_is_held_back():
     assert held_back(["a", "a", "b", "b", "b"]).sum() in (2, 3)  # captions of one picture stay together
     with pytest.raises(ValueError, match=r"^data must hold 2 or more pictures, one of them to look at, got 1$"):
         held_back(["a", "a"])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["a"] * 3000,
+        ["a"] * 2900 + ["b"] * 100,
+        [f"kind {n % 10}" for n in range(3000)],
+        ["a"] * 2500 + list(map(str, range(500))),
+    ],
+    ids=["one", "two", "ten", "one of most"],
+)
+def test_about_the_stated_share_is_held_back_whatever_the_keys(keys: list[str]):
+    assert 0.5 * HELD_BACK < held_back(keys).mean() < 2 * HELD_BACK
+
+
+def test_all_captions_of_a_picture_are_held_back_or_none():
+    keys = [f"{n // 5}.jpg" for n in range(5000)]
+    held = held_back(keys).reshape(-1, 5)
+    assert set(held.sum(1)) == {0, 5}
 
 
 # -- Refused before training

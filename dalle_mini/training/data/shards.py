@@ -9,6 +9,7 @@ Contract: a folder of shards, which `encode` writes, is of one VQGAN and holds
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from dalle_mini.training.optional import optional
 from vqgan import VQGAN
 
 STATISTICS = "statistics.json"
-HELD_BACK = 0.02  # of the keys: what the validation loss and the sample sheets of training are made of
+HELD_BACK = 0.02  # of the rows: what the validation loss and the sample sheets of training are made of
+MOST_CAPTIONS = 20  # of a picture; a key of more rows stands for something else
 # The entry of a shard's metadata: JSON of "vqgan", "report", and hashes of the rows: "source" of keys and captions,
 # "pictures" of the files.
 FACTS = b"dalle_mini"
@@ -107,13 +109,19 @@ def named(identity: dict[str, Any]) -> str:
 
 
 def held_back(keys: Sequence[str]) -> Bool[np.ndarray, " M"]:
-    """What training holds back: decided by a key's hash, so that more data moves nothing; never all, and never none.
+    """What training holds back, about HELD_BACK of the rows, never all, and never none.
 
-    Raises ValueError for fewer than two different keys.
+    A key's hash decides, so that more data moves nothing, and all captions of a picture go one way. Rows of a key that
+    more than MOST_CAPTIONS have, which is no picture's, are held back singly. Raises ValueError for a single picture.
     """
-    hashes = [int.from_bytes(hashlib.sha256(key.encode(errors="backslashreplace")).digest()[:8]) for key in keys]
-    if len(set(hashes)) < 2:
-        raise ValueError(f"data must hold 2 or more pictures, one of them to look at, got {len(set(hashes))}")
+    rows, times = Counter(keys), Counter[str]()
+    hashes = []
+    for key in keys:
+        single = f"{key}#{times[key]}" if rows[key] > MOST_CAPTIONS else key
+        hashes.append(int.from_bytes(hashlib.sha256(single.encode(errors="backslashreplace")).digest()[:8]))
+        times[key] += 1
     ordered = sorted(set(hashes))
+    if len(ordered) < 2:
+        raise ValueError(f"data must hold 2 or more pictures, one of them to look at, got {len(ordered)}")
     limit = min(max(int(HELD_BACK * 2**64), ordered[0]), ordered[-2])
     return np.array([value <= limit for value in hashes])
