@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command and gives the exit code."""
     # Pictures that are too large are counted and listed; Pillow would say so in the middle of the progress, of each.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd entries of files whose pixels are whole
     try:
         return app(arguments or ["--help"], prog_name="python -m dalle_mini", standalone_mode=False) or 0
     except typer.BadParameter as error:

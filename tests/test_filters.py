@@ -296,7 +296,8 @@ def test_what_breaks_no_rule_is_a_source_again_with_the_same_pictures(source: Pa
         ("g.png", "the same bird — in another tree"),
     ]
     assert [s.file for s in samples] == [(source / s.key).read_bytes() for s in samples]
-    assert report == Report(read=3, converted={"transparent": ["g.png"]})
+    assert (report.read, report.skipped) == (3, {})
+    assert report.converted == {"transparent": ["filtered.parquet:2 (g.png)"]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"filtered.parquet", "report.json"}
 
 
@@ -351,8 +352,9 @@ def test_a_huge_picture_is_counted_and_not_warned_of(tmp_path: Path, capsys: pyt
     (tmp_path / "source" / "a.txt").write_text("a night in the desert")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        assert main(["filter", str(tmp_path / "source"), "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'source'}: 0 of 1 kept, 1 huge; ")
+        assert main(["filter", str(tmp_path / "source"), "--out", str(tmp_path / "out")]) == 2
+    error = "error: source must hold something to keep, got 0 of 1 kept, 1 huge: more than 89 million pixels"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(error)
     assert told == []
 
 
@@ -361,3 +363,30 @@ def test_a_source_that_is_nowhere_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == (
         f"error: source must be an existing file or folder or a hub id like owner/name, got '{tmp_path / 'nowhere'}'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("caption", "language"), [("一只猫在桌子上", "zh"), ("屋根の上の猫", "ja"), ("แมวอยู่บนหลังคา", "th")]
+)
+def test_scripts_without_spaces_have_words(caption: str, language: str):
+    assert broken_rules(sample(caption), language=language, short_language_odds=1e9) == []
+    assert broken_rules(sample(caption * 60), language=language)[:1] == ["too_many_words"]
+
+
+def test_where_little_is_kept_the_command_says_what_it_looked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder, out = tmp_path / "source", tmp_path / "out"
+    folder.mkdir()
+    for number in range(3):
+        photo(number).save(folder / f"{number}.png")
+    (folder / "notes.doc").write_text("x")
+    assert main(["filter", str(folder), "--out", str(out)]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(
+        "error: source must hold something to keep, got 0 of 3 kept, 3 no caption; not looked at: 1 other"
+    )
+    assert "no caption: captions were looked for in cat.txt, cat.caption or cat.json beside cat.jpg" in told
+    report = json.loads((out / "report.json").read_text())
+    assert list(report)[:4] == ["summary", "advice", "read", "kept"]
+    (folder / "0.txt").write_text("a cat on a mat")
+    assert main(["filter", str(folder), "--out", str(out)]) == 0
+    assert "no caption: captions were looked for in " in capsys.readouterr().out

@@ -96,12 +96,15 @@ def test_statistics_are_those_of_the_shards(shards: Path, painter: VQGAN):
             "perplexity": pytest.approx(np.exp(-(uses * np.log(uses)).sum()), abs=0.01),
         },
         "words_per_caption": 3.0,
+        "summary": "20 of 22 kept, 1 not a picture, 1 no caption",
+        "advice": [],
         "read": COUNT,
         "kept": COUNT - 2,
         "skipped": {
             "no caption": {"count": 1, "keys": ["20.png"]},
             "not a picture": {"count": 1, "keys": ["03.png"]},
         },
+        "passed_over": {},
         "converted": {},
     }
 
@@ -278,7 +281,8 @@ def test_a_folder_of_pictures_is_filtered_and_encoded_by_two_commands(
     assert main(["filter", str(source), "--out", filtered]) == 0
     assert capsys.readouterr().out == f"{source}: 20 of 22 kept, 1 not a picture, 1 no caption; see {filtered}\n"
     assert main(["encode", filtered, "--out", out]) == 0
-    assert capsys.readouterr().out == f"{filtered}: 20 of 20 kept; see {out}\n"
+    told = f"{filtered}: 20 of 20 kept; not looked at: 1 .json without a picture; see {out}\n"
+    assert capsys.readouterr().out == told
     encoded, expected = read_codes([Path(out)]), read_codes([shards])
     assert encoded.captions == expected.captions
     np.testing.assert_array_equal(encoded.codes, expected.codes)

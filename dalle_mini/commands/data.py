@@ -1,11 +1,14 @@
 """`filter` and `encode`: from pictures with captions to what a text-to-code model is trained on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dalle_mini.commands.options import make_folder
+
+if TYPE_CHECKING:
+    from dalle_mini.training.data.skipped import Report
 
 Source = Annotated[
     str,
@@ -25,11 +28,14 @@ def filter_source(
     ] = None,
 ) -> None:
     """Keep the samples that are worth training on, e.g. --set min_side=256 --set language=de."""
-    from dalle_mini.training.data.filters import FilterConfig, filter_samples
+    from dalle_mini.training.data.filters import REPORT, FilterConfig, filter_samples
 
     config = FilterConfig.parse(settings or [])
     make_folder(out)
-    typer.echo(f"{source}: {filter_samples(source, out, config).summary()}; see {out}")
+    report = filter_samples(source, out, config)
+    if not report.kept:
+        raise ValueError(f"source must hold something to keep, got {report.explained()}\n(see {out / REPORT})")
+    _tell(source, report, out)
 
 
 def encode(
@@ -46,4 +52,10 @@ def encode(
     make_folder(out)
     device.set_up()
     report = encoding.encode(source, load(vqgan_location(vqgan)), out=out)
+    _tell(source, report, out)
+
+
+def _tell(source: str, report: "Report", out: Path) -> None:
     typer.echo(f"{source}: {report.summary()}; see {out}")
+    for line in report.advice():
+        typer.echo(line)

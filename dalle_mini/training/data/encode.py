@@ -137,7 +137,7 @@ def _finish(out: Path, vqgan: VQGAN) -> Report:
         # Evenly from all shards, and not many more than are shown.
         some += list(codes[:: max(1, len(codes) * len(shards) // SHEET_PICTURES)])
     if not report.kept:
-        raise ValueError(f"source must hold pictures with captions, got {report.summary()}")
+        raise ValueError(f"source must hold pictures with captions, got {report.explained()}")
     places = np.linspace(0, len(some) - 1, min(len(some), SHEET_PICTURES)).astype(int)
     grids = np.stack(some)[places].astype(np.int32)
     contact_sheet([Image.fromarray(pixels) for pixels in vqgan.decode(grids)]).save(out / SHEET)

@@ -29,7 +29,11 @@ FILTERED, REPORT = "filtered.parquet", "report.json"
 ROW_GROUP = 64  # samples in memory before they are written
 SHORT = 4  # words
 
-WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
+# Scripts without spaces: two signs of Chinese or Japanese, four of Thai, Lao, Burmese or Khmer are about a word.
+SIGNS = "\u3005-\u3007\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+LETTERS = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
+SPACED = rf"[^\W_{SIGNS}{LETTERS}]"
+WORD = re.compile(rf"[{SIGNS}]{{1,2}}|[{LETTERS}]{{1,4}}|{SPACED}+(?:['’.-]{SPACED}+)*")
 # What a whole-token address, tag or file name looks like.
 NOISE = re.compile(
     r"https?://|www\.|[#@]\w|\S+\.(?:com|net|org|html?|jpe?g|png|gif|webp)\b|(?=\w*_)\w*\d", re.IGNORECASE
@@ -259,6 +263,6 @@ def filter_samples(source: str | Path, out: Path, config: FilterConfig) -> Repor
             table.write_table(pa.Table.from_pylist(rows, schema=schema))
     partial.replace(out / FILTERED)
     reasons = {rule.__name__: rule.__doc__ for rule in RULES} | Duplicates.REASONS
-    told = {"source": str(source), "config": dataclasses.asdict(config), "rules": reasons, **report.to_dict()}
+    told = {**report.to_dict(), "source": str(source), "config": dataclasses.asdict(config), "rules": reasons}
     write_json(out / REPORT, told)
     return report

@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from tqdm import tqdm
 import vqgan
 from dalle_mini import device
 from dalle_mini.training.clip.config import ClipTrainConfig
-from dalle_mini.training.data.rows import Row, read_samples
+from dalle_mini.training.data.rows import read_samples
 from dalle_mini.training.data.shards import held_back
 from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
@@ -150,7 +149,7 @@ def read_pictures(source: str | Path, folder: Path, *, side: int, captioned: boo
 def _check_number(number: int, report: Report, *, side: int, at_least: int) -> None:
     if number < at_least:
         raise ValueError(
-            f"source must hold at least {at_least} pictures of {side} pixels or more, got {report.summary()}"
+            f"source must hold at least {at_least} pictures of {side} pixels or more, got {report.explained()}"
         )
 
 
@@ -161,9 +160,7 @@ def _write_pixels(
     report = Report()
     keys: list[str] = []
     captions: list[str] = []
-    rows: Iterable[Row] = open_source(source)
-    if not captioned:
-        rows = (row._replace(caption="not needed") for row in rows)  # blank ones would be skipped
+    rows = open_source(source, captioned=captioned)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / (PIXELS + ".partial")
     with partial.open("wb") as file, tqdm(unit="picture", mininterval=5) as bar:
