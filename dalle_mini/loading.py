@@ -43,6 +43,8 @@ def load(
     setting.
     """
     device.set_up()
+    if replicas is None:  # else Ray forks, which JAX's threads might not survive
+        device.check_platforms()
     preset = presets.find(model)
     if rerank:
         _check_clip(preset)

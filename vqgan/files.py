@@ -31,8 +31,9 @@ def resolve(location: str | Path, patterns: Sequence[str]) -> Path:
 
     Downloads show their progress, resume, and are used offline afterwards. Raises `CheckpointError`.
     """
-    if os.path.isdir(location):  # unlike Path.is_dir, false for what is too long or odd to be a path
-        return Path(location)
+    folder = os.path.expanduser(location)
+    if os.path.isdir(folder):  # unlike Path.is_dir, false for what is too long or odd to be a path
+        return Path(folder)
     repo, _, revision = str(location).partition("@")
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(patterns)))

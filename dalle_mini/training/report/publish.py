@@ -88,7 +88,8 @@ def _check(out: Path, layout: str, *, stacked: bool, dtype: str | None) -> None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if stacked and layout != "msgpack":
         raise ValueError(f"stacked must go with layout msgpack, got {layout}")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    here = out.resolve() == Path.cwd()  # cannot be renamed
+    if here or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ValueError(f"out must be a new or an empty folder, got {str(out)!r}")
 
 
