@@ -42,6 +42,7 @@ crowd: .venv/runtime.stamp
 # A stamp is written last, so that an interrupted install is taken up again; it is older than a changed file of pins.
 .venv/runtime.stamp: requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
 	touch $@
 
 .venv/dev.stamp: requirements-dev.txt .venv/runtime.stamp

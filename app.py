@@ -9,23 +9,26 @@ screen and serves it; what its parts do and say is in dalle_mini/web/page/.
 
 import os
 import re
+import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 import dalle_mini
+from dalle_mini import environment
 from dalle_mini.serving.scheduler import MAX_WAITING
 from dalle_mini.web import server as web
-from dalle_mini.web.answers import Answers
+from dalle_mini.web.answers import Answers, kept
+from dalle_mini.web.door import Door
 from dalle_mini.web.limits import Limits
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.api import api_function
+from dalle_mini.web.page.api import api_function, events_of, is_listened_to, settings_of
 from dalle_mini.web.page.draw_button import REUSE, Page, connect
 from dalle_mini.web.page.settings import settings_panel
 from dalle_mini.web.page.texts import footer, harmless, status
@@ -107,31 +110,50 @@ def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers) -> gr.Blocks:
     return demo.queue()
 
 
+def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, *, root_path: str = "") -> Door:
+    """The page, its API, /healthz and /metrics, behind the door that keeps strangers from the rest of Gradio."""
+    demo = build_demo(pipeline, answers)
+    mounted = gr.mount_gradio_app(
+        web.new_app(pipeline, answers),
+        demo,
+        path="/",
+        root_path=root_path.rstrip("/"),
+        theme=gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=["system-ui", "sans-serif"]),
+        css_paths=ASSETS / "style.css",
+        footer_links=["api"],  # Gradio's "Settings" beside ours would confuse
+        show_error=False,  # only what messages() words
+        enable_monitoring=False,  # /monitoring/summary is public otherwise
+        run_history=False,  # it would keep prompts and pictures in the browser, and browsers are shared
+        ssr_mode=False,
+        mcp_server=False,
+    )
+    return Door(
+        mounted,
+        settings=settings_of(pipeline),
+        events=events_of(demo),
+        known=partial(is_listened_to, demo),
+        folder=answers.folder,
+        root_path=root_path,
+    )
+
+
 @contextmanager
 def launch(
     pipeline: dalle_mini.Pipeline,
     *,
-    host: str = "127.0.0.1",
-    port: int = 0,
+    listener: socket.socket | None = None,
     trusted_proxy: str | None = None,
     grace: float | None = None,
+    root_path: str = "",
 ) -> Iterator[str]:
-    """Serve the page, /healthz and /metrics while the context lasts; gives the address. See web.serve."""
-    # Who was drawn for at the last moment may still be saving.
-    with tempfile.TemporaryDirectory(prefix="dalle-mini-", ignore_cleanup_errors=True) as folder:
-        served = gr.mount_gradio_app(
-            web.new_app(pipeline),
-            build_demo(pipeline, Answers(Path(folder).resolve())),
-            path="/",
-            theme=gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=["system-ui", "sans-serif"]),
-            css_paths=ASSETS / "style.css",
-            footer_links=["api"],  # Gradio's "Settings" beside ours would confuse
-            show_error=False,  # only what messages() words
-            enable_monitoring=False,  # /monitoring/summary is public otherwise
-            run_history=False,  # it would keep prompts and pictures in the browser, and browsers are shared
-            ssr_mode=False,
-        )
-        with web.serve(served, pipeline, host=host, port=port, trusted_proxy=trusted_proxy, grace=grace) as address:
+    """Serve the page while the context lasts; gives the address. See web.serve and web.check.
+
+    listener: where visitors come to; any free port of this machine when left out.
+    """
+    with kept() as answers:
+        served = everything_served(pipeline, answers, root_path=root_path)
+        listener = listener or web.listen("127.0.0.1", 0)
+        with web.serve(served, pipeline, listener=listener, trusted_proxy=trusted_proxy, grace=grace) as address:
             yield address
 
 
@@ -158,8 +180,15 @@ def _warm_up(pipeline: dalle_mini.Pipeline, stop: threading.Event) -> None:
 def main(
     model: Annotated[str, typer.Option(help="A preset, a folder or a hub id.")] = "emoji",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank the pictures with CLIP.")] = True,
-    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is every network.")] = HOST,
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 is any free one.", min=0, max=65535)] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; 0.0.0.0 is every network.", envvar="GRADIO_SERVER_NAME")
+    ] = HOST,
+    port: Annotated[
+        int, typer.Option(help="Port; 0 is any free one.", min=0, max=65535, envvar="GRADIO_SERVER_PORT")
+    ] = 7860,
+    root_path: Annotated[
+        str, typer.Option(help="Path, or address, where a proxy shows the page.", envvar="GRADIO_ROOT_PATH")
+    ] = "",
     slots: Annotated[int | None, typer.Option(help="Pictures drawn at once; what the memory holds when unset.")] = None,
     max_waiting: Annotated[int, typer.Option(help="Requests that may wait; more are refused.")] = MAX_WAITING,
     engine: Annotated[
@@ -173,22 +202,28 @@ def main(
     trusted_proxy: Annotated[
         str | None, typer.Option(help="Proxies that may say who visits: addresses, networks.")
     ] = PROXY,
-    grace: Annotated[float, typer.Option(help="Seconds to finish what is being drawn, when stopped.", min=0)] = 10,
+    grace: Annotated[float, typer.Option(help="Seconds to finish what is being drawn, when stopped.")] = 10,
 ) -> None:
     """Serve DALL·E mini as a web page, until SIGTERM or Ctrl+C."""
     try:
         limits = Limits(per_visitor=per_visitor, per_minute=per_minute)
+        web.check(trusted_proxy=trusted_proxy, root_path=root_path, grace=grace)
+        counts = replica_counts(engine, replicas)
+        listener = web.listen(host, port)  # first: who cannot should not have to wait for it
         pipeline = dalle_mini.load(
             model,
             rerank=rerank,
             slots=slots,
             max_waiting=max_waiting,
             limits=limits,
-            replicas=replica_counts(engine, replicas),
+            replicas=counts,
         )
         stop = web.stop_signal()
-        with launch(pipeline, host=host, port=port, trusted_proxy=trusted_proxy, grace=grace) as address:
-            typer.echo(f"DALL·E mini is at {address} (device {pipeline.device}, model {pipeline.name})")
+        with launch(
+            pipeline, listener=listener, trusted_proxy=trusted_proxy, grace=grace, root_path=root_path
+        ) as address:
+            facts = f"device {pipeline.device}, model {pipeline.name}, room for {pipeline.scheduler.capacity} requests"
+            typer.echo(f"DALL·E mini is at {address} ({facts})")
             threading.Thread(target=_warm_up, args=(pipeline, stop), name="warm-up", daemon=True).start()
             while not stop.wait(1):  # without a time, Windows would not hear Ctrl+C
                 pass
@@ -197,6 +232,7 @@ def main(
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = environment.set_up(sys.argv[1:])
     try:
         typer.run(main)
     except SystemExit as ended:

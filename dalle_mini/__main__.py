@@ -8,11 +8,14 @@ Nothing heavy is imported before a command runs, so that --help is quick.
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 from PIL import Image
 
+from dalle_mini import device, environment
 from dalle_mini.commands.data import encode, filter_source
+from dalle_mini.commands.doctor import doctor
 from dalle_mini.commands.generate import generate, reconstruct
 from dalle_mini.commands.report import evaluate, publish
 from dalle_mini.commands.serve import bench, crowd, serve
@@ -32,6 +35,7 @@ app.command()(encode)
 app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(publish)
+app.command()(doctor)
 app.command()(bench)
 app.command()(crowd)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
@@ -54,16 +58,28 @@ def main(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd entries of files whose pixels are whole
     try:
-        return app(arguments or ["--help"], prog_name="python -m dalle_mini", standalone_mode=False) or 0
+        arguments = environment.set_up(arguments) or ["--help"]
+        return app(arguments, prog_name="python -m dalle_mini", standalone_mode=False) or 0
     except typer.BadParameter as error:
         return _refuse(ValueError(error.format_message()))  # which names the option
     except (typer.TyperException, ValueError, OSError) as error:
         return _refuse(error)
     except MemoryError as error:
         return _refuse(MemoryError(f"the memory must hold a whole step, got {error}: lower batch_size"))
-    except _checkpoint_error() as error:  # looked up only when an error gets this far
-        return _refuse(error)
+    except Exception as error:
+        try:
+            device.check_platforms()
+        except ValueError as wrong_platform:  # which JAX tells in many lines, and not where to mend it
+            return _refuse(wrong_platform)
+        if isinstance(error, _checkpoint_error()):
+            return _refuse(error)
+        raise
+
+
+def run() -> NoReturn:
+    """The command `dalle-mini`."""
+    sys.exit(main(sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vqgan
-from dalle_mini import device, presets
+from dalle_mini import device, model_names
 from dalle_mini.config import ModelConfig
+from dalle_mini.model_names import Preset
 from dalle_mini.pipeline import Pipeline
-from dalle_mini.presets import Preset
 from dalle_mini.serving.engine import load_engines
 from dalle_mini.serving.scheduler import MAX_WAITING, Scheduler
 from dalle_mini.tokenizer import Tokenizer
@@ -43,7 +43,9 @@ def load(
     setting.
     """
     device.set_up()
-    preset = presets.find(model)
+    if replicas is None:  # else Ray forks, which JAX's threads might not survive
+        device.check_platforms()
+    preset = model_names.find(model)
     if rerank:
         _check_clip(preset)
     with ThreadPoolExecutor(1) as pool:

@@ -35,6 +35,7 @@ CHROMIUM_ARGUMENTS = [  # quiet, and alone: whatever the page asks for is then t
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP *.example.org 127.0.0.1",  # behind a proxy, see test_proxy.py
 ]
 
 _scratch = tempfile.TemporaryDirectory(prefix="dalle-mini-tests-")

@@ -415,7 +415,7 @@ def test_whatever_hangs_the_process_ends_within_the_grace(
     asked: list[Any] = []
     monkeypatch.setattr(threading, "Timer", lambda *rest: asked.append(rest) or SimpleNamespace(start=lambda: None))
     pipeline: Any = SimpleNamespace(close=asked.append, metrics=SimpleNamespace(open=0))
-    with web.serve(FastAPI(), pipeline, host="127.0.0.1", port=0, grace=grace):
+    with web.serve(FastAPI(), pipeline, listener=web.listen("127.0.0.1", 0), grace=grace):
         pass
     assert asked == [(killed_after, os._exit, [1]), closed_after]
 
@@ -491,9 +491,8 @@ def test_replicas_are_a_number_or_a_range() -> None:
         app.replica_counts("local", "3")
 
 
-def test_port_that_is_taken_ends_with_one_sentence(emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dalle_mini, "load", lambda model, **settings: emoji)
-    monkeypatch.setattr(web, "stop_signal", threading.Event)
+def test_port_that_is_taken_ends_with_one_sentence_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dalle_mini, "load", lambda *_, **__: pytest.fail("loaded before the port was tried"))
     with closing(socket.create_server(("127.0.0.1", 0))) as taken, pytest.raises(SystemExit) as ended:
         app.main(port=taken.getsockname()[1])
     assert str(ended.value).startswith("host and port must be free to listen on, got 127.0.0.1:")

@@ -15,7 +15,7 @@ import vqgan
 from clip_rerank import Reranker
 from dalle_mini import Pipeline, model
 from dalle_mini.__main__ import main
-from dalle_mini.presets import EMBEDDED
+from dalle_mini.model_names import EMBEDDED
 from dalle_mini.training.data.encode import encode
 from dalle_mini.training.data.shards import held_back, read_codes
 from dalle_mini.training.emoji.judge import judge

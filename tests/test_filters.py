@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dalle_mini.__main__ import main
-from dalle_mini.presets import EMBEDDED
+from dalle_mini.model_names import EMBEDDED
 from dalle_mini.training.data import filters as captions
 from dalle_mini.training.data.duplicates import Duplicates
 from dalle_mini.training.data.filters import RULES, FilterConfig, filter_samples

@@ -10,7 +10,7 @@ import pytest
 
 from dalle_mini import tokenizer
 from dalle_mini.__main__ import main
-from dalle_mini.presets import EMBEDDED
+from dalle_mini.model_names import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training import run as runs
 from dalle_mini.training.emoji import objects

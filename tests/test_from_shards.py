@@ -15,7 +15,7 @@ from gradio_client import Client
 from PIL import Image, ImageDraw
 
 import dalle_mini
-from dalle_mini.presets import EMBEDDED
+from dalle_mini.model_names import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training import run as runs
 from dalle_mini.training.data.encode import encode

@@ -14,9 +14,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import vqgan
-from dalle_mini import presets
+from dalle_mini import model_names
 from dalle_mini.config import ModelConfig
-from vqgan.files import CheckpointError, read_json, read_params, resolve
+from vqgan.files import CheckpointError, read_json, read_params
+from vqgan.hub import resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "vqgan_b"
 
@@ -92,7 +93,7 @@ class Hub:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.files, self.fetched = folder, dict[str, bytes](), set[str]()
         folder.mkdir(exist_ok=True)
-        monkeypatch.setattr("vqgan.files.snapshot_download", self.download)
+        monkeypatch.setattr("vqgan.hub.snapshot_download", self.download)
 
     def download(self, repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         for name, content in self.files.items():
@@ -111,7 +112,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 BERT = json.dumps({"model_type": "bert", "hidden_size": 768}).encode()
 
 
-@pytest.mark.parametrize("load", [vqgan.load, presets.find])
+@pytest.mark.parametrize("load", [vqgan.load, model_names.find])
 def test_another_model_is_refused_from_its_config_before_any_weight_is_fetched(load: Callable[[str], Any], hub: Hub):
     hub.files = {"config.json": BERT, "model.safetensors": b"", "pytorch_model.bin": b"", "flax_model.msgpack": b""}
     with pytest.raises(CheckpointError, match="owner/bert must be a model of this kind: "):
@@ -147,10 +148,10 @@ def test_each_part_of_a_model_is_fetched_in_its_own_format(hub: Hub, mini_config
         "vqgan/config.json": b"{}", "vqgan/model.safetensors": b"", "vqgan/flax_model.msgpack": b"",
         "clip/open_clip_model.safetensors": b"", "clip/open_clip_config.json": b"{}", "README.md": b"",
     }  # fmt: skip
-    resolve("owner/mine", presets.FILES, check=ModelConfig.from_dict)
+    resolve("owner/mine", model_names.FILES, check=ModelConfig.from_dict)
     assert hub.files.keys() - hub.fetched == {"vqgan/flax_model.msgpack"}
 
 
 @pytest.fixture
 def mini_config() -> bytes:
-    return (presets.EMBEDDED / "dalle" / "config.json").read_bytes()
+    return (model_names.EMBEDDED / "dalle" / "config.json").read_bytes()

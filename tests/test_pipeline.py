@@ -16,9 +16,9 @@ from patience import eventually
 
 import dalle_mini
 import vqgan
-from dalle_mini import presets
+from dalle_mini import model_names
 from dalle_mini.gallery import Gallery, Preview
-from dalle_mini.presets import EMBEDDED
+from dalle_mini.model_names import EMBEDDED
 from dalle_mini.serving.previews import UNDRAWN
 from dalle_mini.serving.refusals import QueueFullError
 from dalle_mini.serving.request import Waiting
@@ -401,7 +401,7 @@ def test_a_model_folder_draws_what_the_preset_draws_under_its_own_name(folder: P
 
 def test_the_folder_one_is_in_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
-    assert presets.find(".").name == "mine"
+    assert model_names.find(".").name == "mine"
 
 
 @pytest.mark.parametrize("sizes", [{"n_embed": 512}, {"resolution": 32}])

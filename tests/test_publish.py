@@ -18,11 +18,11 @@ from PIL import Image
 
 import dalle_mini
 import vqgan
-from dalle_mini import Pipeline, presets
+from dalle_mini import Pipeline, model_names
 from dalle_mini.__main__ import main
 from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig
-from dalle_mini.presets import EMBEDDED
+from dalle_mini.model_names import EMBEDDED
 from dalle_mini.serving.crowd_server import server
 from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.data.shards import vqgan_location
@@ -213,7 +213,7 @@ def test_a_run_stands_for_its_model(run: Path, tmp_path: Path):
     for stage in ("dalle", "vqgan"):
         (run / stage).mkdir()
     for location in (run, run / "model"):
-        preset = presets.find(location)
+        preset = model_names.find(location)
         assert (preset.name, preset.dalle, preset.vqgan) == ("run", run / "model" / "dalle", run / "model" / "vqgan")
         assert vqgan_location(str(location)) == run / "model" / "vqgan"
     publish(run, tmp_path / "out")

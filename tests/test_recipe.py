@@ -7,7 +7,7 @@ import pytest
 
 from dalle_mini.__main__ import main
 from dalle_mini.config import MEGA, MINI
-from dalle_mini.presets import EMBEDDED
+from dalle_mini.model_names import EMBEDDED
 from dalle_mini.training import recipe
 from dalle_mini.training.dalle import plan
 from dalle_mini.training.emoji.scene import GRID

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from dalle_mini.__main__ import main
-from dalle_mini.presets import EMBEDDED, PUBLISHED_VQGAN
+from dalle_mini.model_names import EMBEDDED, PUBLISHED_VQGAN
 from dalle_mini.training.data import encode as encoding
 from dalle_mini.training.data.encode import encode
 from dalle_mini.training.data.shards import FACTS, fingerprint, read_codes, vqgan_location

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dalle_mini import presets, vocabulary
+from dalle_mini import model_names, vocabulary
 from dalle_mini.training.emoji.world import World
 from dalle_mini.vocabulary import Vocabulary
 from vqgan.files import CheckpointError
@@ -22,7 +22,7 @@ def small() -> Vocabulary:
 
 @pytest.fixture(scope="module")
 def embedded() -> Vocabulary:
-    found = Vocabulary.load(presets.EMBEDDED / "dalle")
+    found = Vocabulary.load(model_names.EMBEDDED / "dalle")
     assert found is not None
     return found
 

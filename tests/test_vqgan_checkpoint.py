@@ -17,7 +17,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import vqgan
 from vqgan.checkpoint import from_compvis
-from vqgan.files import CheckpointError, check_params, read_params, resolve
+from vqgan.files import CheckpointError, check_params, read_params
+from vqgan.hub import resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "vqgan_b"
 MSGPACK, SAFETENSORS = "flax_model.msgpack", "model.safetensors"
@@ -293,7 +294,7 @@ def test_a_download_that_breaks_off_is_one_sentence(reason: str, told: str, monk
     def break_off(*_: object, **__: object) -> None:
         raise RuntimeError(reason)
 
-    monkeypatch.setattr("vqgan.files.snapshot_download", break_off)
+    monkeypatch.setattr("vqgan.hub.snapshot_download", break_off)
     with pytest.raises(CheckpointError) as error:
         resolve("somebody/vqgan", ["*"])
     assert str(error.value) == f"somebody/vqgan is neither a folder nor available from the hub: {told}"

@@ -19,10 +19,10 @@ from vqgan.files import (
     check_params,
     read_json,
     read_params,
-    resolve,
     write_safetensors,
     write_text,
 )
+from vqgan.hub import resolve
 
 __all__ = ["VQGAN", "load", "save"]
 

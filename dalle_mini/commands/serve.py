@@ -3,17 +3,17 @@
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dalle_mini.commands.options import Model
+from dalle_mini.environment import shipped
 
 
 def serve(context: typer.Context) -> None:
     """Serve the page: `python app.py` with the same options."""
-    page = str(Path(__file__).parents[2] / "app.py")
+    page = str(shipped("app.py"))
     sys.argv = [page, *context.args]
     runpy.run_path(page, run_name="__main__")
 

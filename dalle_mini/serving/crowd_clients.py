@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import numpy as np
 from gradio_client import Client
@@ -20,7 +20,7 @@ from PIL import Image
 
 from dalle_mini.config import MAX_CANDIDATES, MAX_SEED, SamplingParams
 from dalle_mini.gallery import read_metadata
-from dalle_mini.serving.crowd_server import PATIENCE
+from dalle_mini.serving.crowd_server import DIRECT, PATIENCE
 
 COUNTS = ("a", "one", "two", "three", "a tiny", "a big")
 THINGS = ("red apple", "rocket", "heart", "avocado", "strawberry", "cat left of a pizza", "tree", "dog", "fish")
@@ -72,6 +72,7 @@ def _client(address: str, folder: Path, visitor: str) -> Client:
     headers = {"x-forwarded-for": visitor}
     # Without certificates, of which there are none here: the client would read all of them for every file it fetches.
     quick: dict[str, Any] = {"verbose": False, "analytics_enabled": False, "ssl_verify": False}
+    quick["httpx_kwargs"] = {"trust_env": False}  # nor with proxies
     return Client(address, download_files=folder, headers=headers, **quick)
 
 
@@ -148,10 +149,10 @@ def _hang_up(address: str, visitor: str, ask: Ask, patience: float) -> Outcome:
     url, settings = f"{address}gradio_api/call/generate", list(asdict(ask.params).values())
     headers = {"content-type": "application/json", "x-forwarded-for": visitor}
     body = json.dumps({"data": [ask.prompt, *settings, True]}).encode()
-    with urlopen(Request(url, body, headers), timeout=PATIENCE) as answer:
+    with DIRECT.open(Request(url, body, headers), timeout=PATIENCE) as answer:
         event = json.load(answer)["event_id"]
     end = time.monotonic() + patience
-    with closing(urlopen(f"{url}/{event}", timeout=PATIENCE)) as stream:
+    with closing(DIRECT.open(f"{url}/{event}", timeout=PATIENCE)) as stream:
         while line := stream.readline():
             if time.monotonic() >= end:
                 break

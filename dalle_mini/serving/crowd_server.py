@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from prometheus_client.parser import text_string_to_metric_families
 
-APP = Path(__file__).parents[2] / "app.py"
+from dalle_mini.environment import shipped
+
 PATIENCE = 300.0  # seconds after which a request that has not ended never will
+DIRECT = build_opener(ProxyHandler({}))  # whatever proxies the machine has
 NOTING = 3.0  # seconds between two looks at the server
 FREED = (
     "dalle_mini_slots_in_use",
@@ -36,7 +38,7 @@ class Note:
 def server(model: str, folder: Path) -> Iterator[str]:
     """Gives its address. It trusts this machine to say who its visitors are."""
     folder.mkdir()
-    command = [sys.executable, str(APP), "--model", model, "--host", "127.0.0.1", "--port", "0"]
+    command = [sys.executable, str(shipped("app.py")), "--model", model, "--host", "127.0.0.1", "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(folder), "GRADIO_TEMP_DIR": str(folder / "gradio")}
     process = subprocess.Popen(
         [*command, "--trusted-proxy", "127.0.0.1"], env=environment, stdout=subprocess.PIPE, text=True
@@ -62,7 +64,7 @@ def server(model: str, folder: Path) -> Iterator[str]:
 
 def _metrics(address: str) -> dict[str, float]:
     """By name, and by name and label: dalle_mini_requests_total finished."""
-    with urlopen(f"{address}metrics", timeout=PATIENCE) as answer:
+    with DIRECT.open(f"{address}metrics", timeout=PATIENCE) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {" ".join([s.name, *s.labels.values()]): s.value for family in families for s in family.samples}
 

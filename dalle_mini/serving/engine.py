@@ -16,7 +16,6 @@ accelerators nobody has measured it.
 """
 
 import itertools
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from dalle_mini import decode
+from dalle_mini import decode, environment
 from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.decode import DecodeState
@@ -198,8 +197,7 @@ def _guided(params: SamplingParams) -> bool:
 def _slots_for(config: ModelConfig, device: jax.Device) -> int:
     """What a quarter of the memory holds, in whole groups, at least one."""
     if device.platform == "cpu":
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-        most = MOST_SLOTS
+        memory, most = environment.memory(), MOST_SLOTS
     else:
         memory, most = (device.memory_stats() or {}).get("bytes_limit", 0), 4 * MOST_SLOTS
     positions = config.image_length + config.max_text_length

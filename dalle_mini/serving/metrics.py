@@ -8,6 +8,7 @@ Contract: every `Metrics` has a registry of its own; any thread may count.
     dalle_mini_slots_in_use                candidates that are being drawn
     dalle_mini_replicas                    that answer, with Ray (serving/ray/)
     dalle_mini_codes_drawn_total           its rate is the speed of the engines
+    dalle_mini_storage_works               1 where answers can be saved, 0 where the disk fails (web/answers.py)
     dalle_mini_stage_seconds{stage}        histograms for one request: waiting, drawing, painting, ranking
     process_*                              memory, processor time and open files of the process (on Linux)
 """
@@ -36,6 +37,8 @@ class Metrics:
             "dalle_mini_stage_seconds", "Seconds of a request.", ["stage"], buckets=SECONDS, registry=registry
         )
         self._codes = Counter("dalle_mini_codes_drawn", "Image codes drawn.", registry=registry)
+        self.storage = Gauge("dalle_mini_storage_works", "Whether answers can be saved.", registry=registry)
+        self.storage.set(1)
         self._open, self._lock = 0, threading.Lock()
         self.gauge("requests_open", "Requests begun and not ended.", lambda: self._open)
         for outcome in OUTCOMES:  # counted from 0, so that the first failure shows as a rise

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 from vqgan.files import write_json
 
 CONFIG = "config.json"

@@ -8,7 +8,7 @@ from dalle_mini import tokenizer
 from dalle_mini.config import ModelConfig
 from dalle_mini.tokenizer import Tokenizer
 from dalle_mini.training.run import once
-from vqgan.files import resolve
+from vqgan.hub import resolve
 
 VOCABULARY = 8192  # at most, for a tokenizer that a recipe says nothing about
 

@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from dalle_mini import presets
+from dalle_mini import model_names
 from dalle_mini.config import ModelConfig
 from dalle_mini.serving.engine import MOST_SLOTS
 from dalle_mini.serving.ray.replica import MANY, Replica
@@ -58,7 +58,7 @@ def deploy(
 
 def _everywhere(model: str | Path) -> str:
     """What a replica, which has another working folder, finds the model by."""
-    on_the_shelf = str(model) in ("emoji", *presets.SHELF)
+    on_the_shelf = str(model) in ("emoji", *model_names.SHELF)
     return str(Path(model).resolve()) if not on_the_shelf and Path(model).is_dir() else str(model)
 
 

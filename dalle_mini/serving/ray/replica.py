@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dalle_mini import device, presets
+from dalle_mini import device, model_names
 from dalle_mini.config import ModelConfig, SamplingParams
 from dalle_mini.serving.engine import load_engines
 from dalle_mini.serving.request import Drawing, Waiting
@@ -35,7 +35,7 @@ class Replica:
     def __init__(self, model: str, config: ModelConfig, slots: int | None, max_waiting: int) -> None:
         device.set_up()
         self._scheduler = Scheduler(
-            load_engines(presets.find(model).dalle, config, slots=slots), max_waiting=max_waiting
+            load_engines(model_names.find(model).dalle, config, slots=slots), max_waiting=max_waiting
         )
         self._threads = ThreadPoolExecutor(MANY, "stream")  # each stream blocks one until its next event
         for _ in self._scheduler.warm_up():

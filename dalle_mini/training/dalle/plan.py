@@ -9,7 +9,6 @@ layer's worth more where layers are computed again; XLA may keep less, by fusing
 
 import dataclasses
 import math
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from dalle_mini import model
+from dalle_mini import environment, model
 from dalle_mini.config import ModelConfig
 from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.dalle.loss import Batch, computed_in, row_losses
@@ -164,7 +163,7 @@ def memory_of(device: jax.Device) -> int:
     statistics = device.memory_stats() or {}
     if "bytes_limit" in statistics:
         return int(statistics["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    return environment.memory() // jax.local_device_count()
 
 
 def peak_of(device_kind: str) -> float | None:

@@ -25,7 +25,7 @@ from dalle_mini.training.data.rows import Row, Sample, read_samples
 from dalle_mini.training.data.shards import FACTS, STATISTICS, fingerprint, named, read_shard
 from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 from dalle_mini.training.report.quality import codebook_use
 from vqgan import LARGEST_BUCKET, VQGAN
 from vqgan.files import write_json

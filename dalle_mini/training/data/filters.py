@@ -22,7 +22,7 @@ from dalle_mini.training.data.duplicates import Duplicates
 from dalle_mini.training.data.rows import Sample, read_samples
 from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 from vqgan.files import write_json
 
 FILTERED, REPORT = "filtered.parquet", "report.json"

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 
 LONGEST = 2**31 - 1  # bytes of one value or page
 LARGE = 2**25  # bytes; a column chunk with a larger page is read as a stream

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 
 FORMATS: tuple[str, ...] = (
     "JPEG",

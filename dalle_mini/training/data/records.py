@@ -15,7 +15,7 @@ from dalle_mini.training.data.names import CAPTION_NAMES, Columns, find, named_l
 from dalle_mini.training.data.pages import has_large_pages
 from dalle_mini.training.data.pages import values as values_of
 from dalle_mini.training.data.texts import decode, encoding_of
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 
 TABLES = (".parquet", ".pq", ".jsonl", ".ndjson", ".csv", ".tsv", ".tab", ".psv", ".json", ".txt")
 BLOCK = 2**20  # bytes read at once

@@ -18,8 +18,8 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Bool, UInt16
 
-from dalle_mini.presets import EMBEDDED, PUBLISHED_VQGAN, SHELF, model_of
-from dalle_mini.training.optional import optional
+from dalle_mini.model_names import EMBEDDED, PUBLISHED_VQGAN, SHELF, model_of
+from dalle_mini.training.optional_packages import optional
 from vqgan import VQGAN
 
 STATISTICS = "statistics.json"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from dalle_mini.text import without_surrogates
 from dalle_mini.training.data.beside import folder_rows
 from dalle_mini.training.data.found import Finder, Found, find_files, is_tar, pass_over
-from dalle_mini.training.data.hub import hub_rows
+from dalle_mini.training.data.hub_datasets import hub_rows
 from dalle_mini.training.data.records import TABLES, DamagedTableError, Table, open_table
 from dalle_mini.training.data.rows import Row
 from dalle_mini.training.data.tables import Keys, check_columns, table_rows

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import serialization, traverse_util
 
-from dalle_mini import presets, tokenizer, vocabulary
+from dalle_mini import model_names, tokenizer, vocabulary
 from dalle_mini.checkpoint import from_published, to_published
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
@@ -61,8 +61,8 @@ def publish(
     and CheckpointError for a model that is not whole.
     """
     _check(out, layout, stacked=stacked, dtype=dtype)
-    location = presets.EMBEDDED if model == "emoji" else presets.SHELF.get(str(model), model)
-    folder = presets.model_of(resolve(location, presets.FILES, check=ModelConfig.from_dict))
+    location = model_names.EMBEDDED if model == "emoji" else model_names.SHELF.get(str(model), model)
+    folder = model_names.model_of(resolve(location, model_names.FILES, check=ModelConfig.from_dict))
     if (folder / CARD).exists() and (report or statistics):
         raise ValueError(
             f"report and statistics must be left out for a model with a card of its own, got {folder / CARD}"
@@ -88,7 +88,8 @@ def _check(out: Path, layout: str, *, stacked: bool, dtype: str | None) -> None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if stacked and layout != "msgpack":
         raise ValueError(f"stacked must go with layout msgpack, got {layout}")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    here = out.resolve() == Path.cwd()  # cannot be renamed
+    if here or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ValueError(f"out must be a new or an empty folder, got {str(out)!r}")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,27 @@ from dalle_mini.web.answers import Answers
 from dalle_mini.web.limits import visitor_at
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.texts import caption, data_url, messages
+
+
+def settings_of(pipeline: Pipeline) -> dict[str, Any]:
+    """What /generate takes after the prompt, in order, and what is left out of it."""
+    return {**asdict(pipeline.defaults), "previews": False}
+
+
+def events_of(demo: gr.Blocks) -> dict[str, dict[int, int]]:
+    """How many values each event takes, by its number: those that wait in Gradio's queue, and those that do not."""
+    queued, direct = (
+        {number: len(event.inputs) for number, event in demo.fns.items() if bool(event.queue) == kind}
+        for kind in (True, False)
+    )
+    return {"/gradio_api/queue/join": queued, "/gradio_api/run/predict": direct}
+
+
+def is_listened_to(demo: gr.Blocks, name: str) -> bool:
+    """Whether a session or an event has something to tell, or will have."""
+    queue = demo._queue
+    told, running = queue.pending_messages_per_session, queue.event_ids_to_events
+    return name in told or name in running or any(name in ids for ids in queue.pending_event_ids_session.values())
 
 
 def api_function(pipeline: Pipeline, answers: Answers) -> Callable[..., Iterator[dict[str, Any]]]:
@@ -39,7 +61,8 @@ def api_function(pipeline: Pipeline, answers: Answers) -> Callable[..., Iterator
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         settings |= {"visitor": visitor_at(request.client.host), "previews": previews}
         shown: list[Image.Image] = []
-        with messages(), closing(pipeline.stream(prompt, **settings)) as events:
+        with messages(pipeline), closing(pipeline.stream(prompt, **settings)) as events:
+            answers.check()  # before anything is drawn for nothing
             for event in events:
                 if isinstance(event, Waiting):
                     yield {"place": event.place, "seconds": event.seconds}

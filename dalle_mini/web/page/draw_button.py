@@ -63,7 +63,8 @@ def page_generator(pipeline: Pipeline, answers: Answers, names: list[str]) -> Ca
         shown, told = None, ""  # events repeat themselves, so that Gradio finds out who has gone
         settings["visitor"] = visitor_at(request.client.host)
         # When a visitor stops or leaves, Gradio closes this generator: closing() passes that on to the pipeline.
-        with messages(html.escape), closing(pipeline.stream(prompt or "", **settings)) as events:
+        with messages(pipeline, html.escape), closing(pipeline.stream(prompt or "", **settings)) as events:
+            answers.check()  # before anything is drawn for nothing
             for event in events:
                 if isinstance(event, Gallery):
                     paths = answers.save(event, request.session_hash)

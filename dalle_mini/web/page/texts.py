@@ -13,16 +13,19 @@ from dalle_mini.gallery import Candidate, Gallery
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.refusals import RefusedError
 from dalle_mini.serving.request import Waiting
+from dalle_mini.web.answers import StorageError
 from dalle_mini.web.page import gr
 from vqgan.files import CheckpointError
 
 
 @contextmanager
-def messages(spell: Callable[[str], str] = str) -> Iterator[None]:
+def messages(pipeline: Pipeline, spell: Callable[[str], str] = str) -> Iterator[None]:
     """What the pipeline refuses reaches the page, which shows HTML, and the API's clients in its own sentence."""
     try:
         yield
     except (ValueError, CheckpointError, RefusedError) as error:
+        if isinstance(error, StorageError):  # drawn or not, nobody gets it
+            pipeline.metrics.ended("failed")
         raise gr.Error(spell(str(error)), duration=20, print_exception=False) from error
 
 

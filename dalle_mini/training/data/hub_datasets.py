@@ -9,7 +9,7 @@ from dalle_mini.training.data.found import Finder, pass_over
 from dalle_mini.training.data.records import Record
 from dalle_mini.training.data.rows import Row
 from dalle_mini.training.data.tables import Keys, check_columns, record_rows
-from dalle_mini.training.optional import optional
+from dalle_mini.training.optional_packages import optional
 
 
 def hub_rows(location: str, *, captioned: bool) -> Iterator[Row]:

@@ -10,11 +10,13 @@ import os
 from pathlib import Path
 
 from dalle_mini.config import ModelConfig
-from vqgan.files import CheckpointError, resolve
+from dalle_mini.environment import shipped
+from vqgan.files import CheckpointError
+from vqgan.hub import resolve
 
 PUBLISHED_VQGAN = "dalle-mini/vqgan_imagenet_f16_16384"
 PUBLISHED_CLIP = "ViT-B-32/laion2b_s34b_b79k"  # open_clip's name and tag
-EMBEDDED = Path(__file__).parents[1] / "assets" / "models" / "emoji"
+EMBEDDED = shipped("assets") / "models" / "emoji"
 FILES = ("*.json", "*.txt", "README.md")  # and weights, in the one format that is read
 
 
