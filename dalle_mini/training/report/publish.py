@@ -35,9 +35,9 @@ from vqgan.files import (
     read_json,
     read_params,
     read_safetensors,
-    resolve,
     write_safetensors,
 )
+from vqgan.hub import resolve
 
 LAYOUTS, DTYPES = ("safetensors", "msgpack"), ("float16", "float32")
 CARD = "README.md"
