@@ -117,9 +117,9 @@ def test_without_data_nothing_that_is_asked_for_is_ignored(run: Path, capsys: py
     assert "vqgan must be left out without --data" in capsys.readouterr().err
     loaded = recipe.load("emoji", TINY)
     with pytest.raises(ValueError, match=r"^track must be trackio or wandb, got 'other'$"):
-        from_emoji.train_dalle(run, loaded, examples=64, track="other")
+        from_emoji.train_dalle(run, loaded, track="other")
     with pytest.raises(ValueError, match=r"^tokenizer must be the one that is in"):
-        from_emoji.train_dalle(run, loaded, examples=64, tokenizer=str(EMBEDDED))
+        from_emoji.train_dalle(run, loaded, tokenizer=str(EMBEDDED))
 
 
 def test_a_tokenizer_that_is_given_is_the_one_of_the_run(tmp_path: Path):
