@@ -16,8 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import vqgan
 from dalle_mini import model_names
 from dalle_mini.config import ModelConfig
-from vqgan.files import CheckpointError, read_json, read_params
-from vqgan.hub import resolve
+from dalle_mini.training import recipe
+from vqgan.files import CheckpointError, read_json, read_params, resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "vqgan_b"
 
@@ -82,6 +82,11 @@ def test_a_mark_before_json_is_read_over(encoding: str, tmp_path: Path):
     config.write_text(config.read_text(), encoding=encoding)
     assert read_json(config) == read_json(GOLDEN / "config.json")
     assert vqgan.load(tmp_path).config == vqgan.load(GOLDEN).config
+
+
+def test_a_mark_before_a_recipe_is_read_over(tmp_path: Path):
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + (recipe.FOLDER / "emoji-tiny.toml").read_bytes())
+    assert recipe.load(tmp_path / "mine.toml").tables == recipe.load("emoji-tiny").tables
 
 
 # The hub

@@ -46,9 +46,13 @@ def folder_rows(found: Found, taken: frozenset[Path], *, captioned: bool, listed
             continue
         texts = {suffix: _content(file) for suffix, file in beside.items()} if captioned else {}
         yield from caption_rows(Row(found.name(path), None, path), texts, captioned=captioned)
+    described = {
+        _plain(path.with_name(name)) for path in found.pictures if path in taken for name in (path.name, path.stem)
+    }
     for path in found.others:
         if path not in used and path not in taken:
-            yield pass_over(found.name(path), _unused(path))
+            said = _plain(path.with_name(path.stem)) in described
+            yield pass_over(found.name(path), "captions that a table says instead" if said else _unused(path))
 
 
 def caption_rows(row: Row, texts: Mapping[str, bytes], *, captioned: bool) -> Iterator[Row]:
