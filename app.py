@@ -112,6 +112,7 @@ def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers) -> gr.Blocks:
 
 def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, *, root_path: str = "") -> Door:
     """The page, its API, /healthz and /metrics, behind the door that keeps strangers from the rest of Gradio."""
+    gr.routes.DEFAULT_TEMP_DIR = str(answers.folder)  # Gradio makes a folder there; in /tmp/gradio it may not
     demo = build_demo(pipeline, answers)
     mounted = gr.mount_gradio_app(
         web.new_app(pipeline, answers),

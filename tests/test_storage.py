@@ -82,20 +82,23 @@ def test_killed_at_random_moments_of_a_crowd_nothing_is_left_after_the_next_star
     variables = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": ""}
     for turn in range(kills + 1):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as server:
-            assert server.stdout
-            address = server.stdout.readline().split("is at ")[1].split()[0]
-            left = [path.name for path in tmp_path.iterdir()]
-            assert len(left) == 1, left
-            assert left[0].startswith(PREFIX)
-            if turn == kills:
-                server.terminate()
-                assert server.wait(60) == 0
-                break
-            with ThreadPoolExecutor(4) as pool:
-                for number in range(4):
-                    pool.submit(ask, address, number)
-                assert eventually(lambda: any(tmp_path.glob("*/*/*.png")))
-                time.sleep(rng.uniform(0, 3))
+            try:
+                assert server.stdout
+                address = server.stdout.readline().split("is at ")[1].split()[0]
+                (left,) = tmp_path.iterdir()
+                assert left.name.startswith(PREFIX)
+                if turn == kills:
+                    server.terminate()
+                    assert server.wait(60) == 0
+                    break
+                with ThreadPoolExecutor(4) as pool:
+                    for number in range(4):
+                        pool.submit(ask, address, number)
+                    drawn = eventually(lambda: any(tmp_path.glob("*/*/*.png")))
+                    time.sleep(rng.uniform(0, 3))
+                    server.kill()
+                assert drawn
+            finally:
                 server.kill()
     assert list(tmp_path.iterdir()) == []
 
