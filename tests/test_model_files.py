@@ -17,7 +17,8 @@ import vqgan
 from dalle_mini import model_names
 from dalle_mini.config import ModelConfig
 from dalle_mini.training import recipe
-from vqgan.files import CheckpointError, read_json, read_params, resolve
+from vqgan.files import CheckpointError, read_json, read_params
+from vqgan.hub import resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "vqgan_b"
 
