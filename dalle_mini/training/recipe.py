@@ -99,10 +99,10 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = FOLDER / f"{recipe}.toml" if str(recipe) in names() else Path(recipe)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError:
-        raise ValueError(f"recipe must be one of {', '.join(names())} or a TOML file, got {str(recipe)!r}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} must be a TOML file, got: {error}") from None
+    except (OSError, ValueError):  # the latter for what cannot be a path
+        raise ValueError(f"recipe must be one of {', '.join(names())} or a TOML file, got {str(recipe)!r}") from None
     for text in overrides:
         _override(raw, text)
     loaded = Recipe(name=path.stem, tables=_tables(raw))

@@ -89,7 +89,7 @@ def _check(out: Path, layout: str, *, stacked: bool, dtype: str | None) -> None:
     if stacked and layout != "msgpack":
         raise ValueError(f"stacked must go with layout msgpack, got {layout}")
     here = out.resolve() == Path.cwd()  # cannot be renamed
-    if here or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+    if here or not str(out).strip() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ValueError(f"out must be a new or an empty folder, got {str(out)!r}")
 
 
