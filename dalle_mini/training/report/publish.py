@@ -68,7 +68,6 @@ def publish(
             f"report and statistics must be left out for a model with a card of its own, got {folder / CARD}"
         )
     facts = None if (folder / CARD).exists() else Facts.gather(folder, report=report, statistics=statistics)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
         new = Path(name) / "model"
         parts = _write_parts(folder, new, _Target(layout, stacked, dtype))
@@ -88,9 +87,16 @@ def _check(out: Path, layout: str, *, stacked: bool, dtype: str | None) -> None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if stacked and layout != "msgpack":
         raise ValueError(f"stacked must go with layout msgpack, got {layout}")
-    here = out.resolve() == Path.cwd()  # cannot be renamed
-    if here or not str(out).strip() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise ValueError(f"out must be a new or an empty folder, got {str(out)!r}")
+    try:
+        new = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+        # The folder that one runs in cannot be renamed, and one without a name hardly found.
+        if not new or out.resolve() == Path.cwd() or not str(out).strip():
+            raise ValueError(f"out must be a new or an empty folder, got {str(out)!r}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"out must be a folder that can be written, got {str(out)!r}") from error
 
 
 class _Target(NamedTuple):
