@@ -132,7 +132,9 @@ def fit(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dalle_mini.training.vqgan.train, "LoopConfig", partial(LoopConfig, log_every=1, **loop))
         held_out = batches(99).pixels
-        return vqgan.train.train(SIZES, recipe, until_stopped, out=out, held_out=held_out, devices=devices)
+        return dalle_mini.training.vqgan.train.train(
+            SIZES, recipe, until_stopped, out=out, held_out=held_out, devices=devices
+        )
 
 
 def metrics(out: Path) -> list[dict[str, float]]:
