@@ -222,20 +222,20 @@ sys.path.insert(0, "tests")
 import conftest
 import jax
 jax.config.update("jax_disable_most_optimizations", True)
-import test_pictures
+import test_from_pictures
 from dataclasses import replace
 # Without codes, whose choice a rounding can change, and at the recipes' pace.
-recipe = replace(test_pictures.RECIPE, steps=20, learning_rate=8e-4, continuous_steps=20)
+recipe = replace(test_from_pictures.RECIPE, steps=20, learning_rate=8e-4, continuous_steps=20)
 assert len(jax.devices()) == 8
 for name, devices in (("one", ()), ("eight", jax.devices())):
-    params = test_pictures.fit(Path(sys.argv[1]) / name, recipe, devices=devices)
+    params = test_from_pictures.fit(Path(sys.argv[1]) / name, recipe, devices=devices)
     assert len(params["decoder"]["conv_out"]["kernel"].devices()) == max(1, len(devices))
 """
 
 
 def start(script: str, *arguments: Any, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    root = Path(training.__file__).parents[2]
+    root = Path(__file__).parents[1]
     return subprocess.Popen(command, cwd=root, env={**os.environ, **environment})
 
 
@@ -255,10 +255,10 @@ sys.path.insert(0, "tests")
 import conftest
 import jax
 jax.config.update("jax_disable_most_optimizations", True)
-import test_pictures
-batches = test_pictures.batches
-test_pictures.batches = lambda step: time.sleep(0.2) or batches(step)  # or it would have ended before it is killed
-test_pictures.fit(Path(sys.argv[1]), save_seconds=-1)
+import test_from_pictures
+batches = test_from_pictures.batches
+test_from_pictures.batches = lambda step: time.sleep(0.2) or batches(step)  # or it would have ended before it is killed
+test_from_pictures.fit(Path(sys.argv[1]), save_seconds=-1)
 """
 
 
