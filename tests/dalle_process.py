@@ -23,6 +23,7 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.training.dalle import sharding
 from dalle_mini.training.dalle import train as dalle
 from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dalle.draw import gathered
 from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.loop import LoopConfig
 
@@ -74,7 +75,7 @@ def run(out: str, config: dict[str, Any], save_every_step: bool = False, stop: i
         )
     except StopError:
         return
-    params = dalle.gathered(params)
+    params = gathered(params)
     if jax.process_index() == 0:
         np.savez(Path(out) / "params.npz", **traverse_util.flatten_dict(params, sep="/"))
 
