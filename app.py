@@ -173,7 +173,7 @@ def replica_counts(engine: str, replicas: str | None) -> int | tuple[int, int] |
 
 def _warm_up(pipeline: dalle_mini.Pipeline, stop: threading.Event) -> None:
     """Beside the main thread, which would not hear that it is to end while a program is compiled."""
-    for _ in pipeline.warm_up_for_a_crowd():
+    for _ in pipeline.scheduler.warm_up():
         if stop.is_set():
             return
 

@@ -14,7 +14,7 @@ and ranked (serving/batcher.py); previews are painted in between (serving/previe
 import dataclasses
 import secrets
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self
@@ -167,17 +167,9 @@ class Pipeline:
         return notes
 
     def warm_up(self) -> None:
-        """Compile (or read from the disk) what the first gallery of the default size needs."""
+        """Compile (or read from the disk) what the first gallery needs; `scheduler.warm_up()` what a crowd needs."""
         with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), "", False)) as events:
             next(event for event in events if isinstance(event, Preview))
-        self.vqgan.decode(np.zeros((self.defaults.num_candidates, self.config.image_length), np.int32))
-
-    def warm_up_for_a_crowd(self) -> Iterator[None]:
-        """The same for everything else that many at once may need, a program a step, while visitors are served."""
-        yield from self.scheduler.warm_up()
-        for pictures in (1 << power for power in range(BATCH.bit_length())):
-            self.vqgan.decode(np.zeros((pictures, self.config.image_length), np.int32))
-            yield
 
     @property
     def config(self) -> ModelConfig:

@@ -109,6 +109,18 @@ def emoji() -> Iterator["Pipeline"]:
     pipeline.close()
 
 
+@pytest.fixture(scope="module")
+def unoptimised() -> Iterator[None]:
+    """XLA does not optimise, here and in processes: nearly all the time of runs this small is compiling."""
+    import jax
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def no_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams tell only what has happened, however long a row takes on a busy machine."""

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from dalle_process import SIZES, StopError, examples
 from jax.sharding import PartitionSpec
+from random_params import random_params
 
 from dalle_mini import model
 from dalle_mini.config import MEGA
@@ -33,7 +34,7 @@ from dalle_mini.training.dalle.sharding import axes_for, spec_of, specs_of
 from dalle_mini.training.dalle.train_step import init_state, make_gradient, make_step
 from dalle_mini.training.loop import LoopConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimised")]
 SCRIPT = Path(__file__).parent / "dalle_process.py"
 CONFIG = DalleTrainConfig(steps=20, batch_size=16, optimiser="adamw", learning_rate=3e-3, warmup_steps=2)
 
@@ -69,7 +70,7 @@ def losses(out: Path) -> list[float]:
 
 
 def params_and_batch() -> tuple[Any, Batch]:
-    params = jax.jit(partial(model.init_params, SIZES))(jax.random.key(0))
+    params = random_params(SIZES)
     return params, jax.tree.map(jnp.asarray, examples().batch(np.arange(16)))
 
 

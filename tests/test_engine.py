@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_params import random_params
 
 from dalle_mini import model
 from dalle_mini.config import MAX_CANDIDATES, ModelConfig, SamplingParams
@@ -70,7 +71,7 @@ class Drawn(NamedTuple):
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    params = jax.jit(lambda rng: model.init_params(CONFIG, rng))(jax.random.key(0))
+    params = random_params(CONFIG)
     return Engine(CONFIG, params)
 
 
@@ -265,7 +266,7 @@ def test_groups_are_made_when_needed_and_dropped_when_empty(engine: Engine):
 
 
 def test_there_is_room_for_as_many_slots_as_were_asked_for():
-    params = jax.jit(lambda rng: model.init_params(CONFIG, rng))(jax.random.key(0))
+    params = random_params(CONFIG)
     engine = Engine(CONFIG, params, slots=9)
     for _ in range(9):
         assert engine.has_room(OURS.params)

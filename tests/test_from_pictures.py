@@ -77,7 +77,7 @@ CLIP = ClipTrainConfig(
 )
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 40, 220), "grey": (120, 120, 120)}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimised")]
 
 
 @pytest.fixture(scope="module", autouse=True)

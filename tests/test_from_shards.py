@@ -24,7 +24,7 @@ from dalle_mini.training.tasks import from_shards
 from vqgan import VQGAN, load, save
 from vqgan.files import CheckpointError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimised")]
 
 ROOT = Path(__file__).parents[1]
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange", "black", "white"]

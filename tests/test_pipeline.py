@@ -145,12 +145,12 @@ def test_without_reranking_candidates_have_no_scores_and_stay_in_order(cats: Gal
 
 
 def test_the_embedded_model_draws_what_is_asked_for(emoji: "Pipeline"):
-    """Judged by templates, not by CLIP: the best of nine for thirty captions that training never saw."""
+    """Judged by templates, not by CLIP: the best of nine for twelve captions that training never saw."""
     world, rng = World(emoji.resolution), np.random.default_rng(0)
-    scenes = [world.draw(rng, held=True) for _ in range(30)]
+    scenes = [world.draw(rng, held=True) for _ in range(12)]
     best = [np.asarray(emoji.generate(scene.caption, seed=i)[0].image) for i, scene in enumerate(scenes)]
     right = [judge(world, scene, picture).objects for scene, picture in zip(scenes, best, strict=True)]
-    assert sum(right) >= 25, [scene.caption for scene, ok in zip(scenes, right, strict=True) if not ok]
+    assert sum(right) >= 10, [scene.caption for scene, ok in zip(scenes, right, strict=True) if not ok]
 
 
 def test_a_cat_is_left_of_a_pizza_or_right_as_the_prompt_says(emoji: "Pipeline"):

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,27 +110,15 @@ def test_full_lines_refuse_in_our_words_and_the_others_stay(cluster: "Pipeline")
 def test_a_killed_replica_loses_no_request_and_changes_no_code(
     cluster: "Pipeline", emoji: "Pipeline", caplog: pytest.LogCaptureFixture
 ):
-    """Each of twelve visitors asks again and again until a replica has been killed: there is always a line."""
-    asked, killed = wishes(20)[8:], threading.Event()
-
-    def visit(wish: Wish) -> list[np.ndarray | None]:
-        drawn = [draw(cluster, wish)]
-        while not killed.is_set():
-            drawn.append(draw(cluster, wish))
-        return drawn
-
+    """Twelve requests of sixteen keep both replicas busy for seconds."""
+    asked = [wish._replace(settings={**wish.settings, "num_candidates": 16}) for wish in wishes(20)[8:]]
     with ThreadPoolExecutor(len(asked)) as pool:
-        visits = [pool.submit(visit, wish) for wish in asked]
-        try:
-            assert eventually(lambda: all(status.slots_in_use for status in replicas(cluster).values()))
-            victim = min(replicas(cluster))
-            os.kill(int(victim.split(":")[1]), signal.SIGKILL)
-        finally:
-            killed.set()
-    for wish, visited in zip(asked, visits, strict=True):
-        expected = draw(emoji, wish)
-        for codes in visited.result():
-            np.testing.assert_array_equal(codes, expected, err_msg=str(wish))
+        drawn = [pool.submit(draw, cluster, wish) for wish in asked]
+        assert eventually(lambda: all(status.slots_in_use for status in replicas(cluster).values()))
+        victim = min(replicas(cluster))
+        os.kill(int(victim.split(":")[1]), signal.SIGKILL)
+    for wish, codes in zip(asked, drawn, strict=True):
+        np.testing.assert_array_equal(codes.result(), draw(emoji, wish), err_msg=str(wish))
     assert "a request begins again at another replica" in caplog.text
     assert eventually(lambda: victim not in replicas(cluster) and len(replicas(cluster)) == 2)
 

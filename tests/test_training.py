@@ -69,12 +69,7 @@ DALLE_SIZES = ModelConfig(
 DALLE_RECIPE = DalleTrainConfig(steps=30, batch_size=16, warmup_steps=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_without_optimising() -> Iterator[None]:
-    """Nearly all the time of runs this small is compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("unoptimised")
 
 
 class StopError(Exception):

@@ -18,6 +18,7 @@ from dalle_mini.training.vqgan.discriminator import (
 )
 from dalle_mini.training.vqgan.perceptual import C1, C2, WEIGHTS, perceptual_loss, scales
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 SMALL = DiscriminatorConfig(channels=8, layers=2)
 distance = jax.jit(perceptual_loss)
 

@@ -26,15 +26,15 @@ from vqgan.hub import resolve
 
 __all__ = ["VQGAN", "load", "save"]
 
-LARGEST_BUCKET = 16  # pictures in one compiled call
+BATCH = 16  # pictures in one compiled call
 FILES = ("*.json",)
 
 
 class VQGAN:
     """Parameters on the device with jitted `encode` and `decode`.
 
-    Pictures are worked off one at a time inside one compiled call for each batch bucket: memory stays that
-    of one picture, and a picture's pixels cannot depend on its neighbours.
+    Pictures are worked off one at a time inside one compiled call, which takes any number of them up to `BATCH`:
+    memory stays that of one picture, and a picture's pixels cannot depend on its neighbours.
     """
 
     def __init__(self, config: VQGANConfig, params: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ class VQGAN:
         side = self.config.resolution
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
             raise ValueError(f"pixels must be uint8 of shape [B, {side}, {side}, 3], got {pixels.dtype} {pixels.shape}")
-        return _in_buckets(partial(_encode, self.params, config=self.config), pixels)
+        return _in_batches(partial(_encode, self.params, config=self.config), pixels)
 
     def decode(self, codes: Int[np.ndarray, "B N"]) -> UInt8[np.ndarray, "B H W 3"]:
         """int32 codes in [0, n_embed), a square grid row by row, to uint8 pictures."""
@@ -54,16 +54,15 @@ class VQGAN:
             raise ValueError(f"codes must be ints of shape [B, a square number], got {codes.dtype} {codes.shape}")
         if codes.size and not 0 <= codes.min() <= codes.max() < self.config.n_embed:
             raise ValueError(f"codes must be in [0, {self.config.n_embed}), got {codes.min()}..{codes.max()}")
-        return _in_buckets(partial(_decode, self.params, config=self.config), codes)
+        return _in_batches(partial(_decode, self.params, config=self.config), codes)
 
 
-def _in_buckets(run: Callable[[np.ndarray, int], jax.Array], rows: np.ndarray) -> np.ndarray:
-    """Apply `run(rows padded to a bucket, how many are real)` to at most `LARGEST_BUCKET` rows at a time."""
+def _in_batches(run: Callable[[np.ndarray, int], jax.Array], rows: np.ndarray) -> np.ndarray:
+    """Apply `run(BATCH rows, how many are real)` to all rows."""
     parts = []
-    for start in range(0, len(rows), LARGEST_BUCKET):
-        part = rows[start : start + LARGEST_BUCKET]
-        bucket = 1 << (len(part) - 1).bit_length()
-        padded = np.pad(part, [(0, bucket - len(part))] + [(0, 0)] * (rows.ndim - 1))
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        padded = np.pad(part, [(0, BATCH - len(part))] + [(0, 0)] * (rows.ndim - 1))
         parts.append(np.asarray(run(padded, len(part)))[: len(part)])
     return np.concatenate(parts)
 

@@ -27,7 +27,7 @@ from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
 from dalle_mini.training.optional_packages import optional
 from dalle_mini.training.report.quality import codebook_use
-from vqgan import LARGEST_BUCKET, VQGAN
+from vqgan import BATCH, VQGAN
 from vqgan.files import write_json
 
 SHARD_ROWS = 1000  # at a second a picture, what a stopped encode loses is at most a quarter of an hour
@@ -90,10 +90,10 @@ def _encode_samples(samples: Iterator[Sample], painters: Sequence[VQGAN], pool: 
     keys: list[str] = []
     captions: list[str] = []
     codes = [np.zeros((0, config.side**2), np.int32)]
-    while batch := list(islice(samples, LARGEST_BUCKET * len(painters))):
+    while batch := list(islice(samples, BATCH * len(painters))):
         square = (config.resolution, config.resolution)
         pixels = np.stack([np.asarray(ImageOps.fit(sample.image, square)) for sample in batch])
-        parts = [pixels[start : start + LARGEST_BUCKET] for start in range(0, len(pixels), LARGEST_BUCKET)]
+        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
         codes += pool.map(VQGAN.encode, painters, parts)
         keys += [sample.key for sample in batch]
         captions += [sample.caption for sample in batch]

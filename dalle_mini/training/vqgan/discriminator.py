@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqgan.model import Params
+from vqgan.model import Params, fresh
 
 GROUP = 8  # channels that are normalised together
 DELTA = 1e-6  # of equation 6
@@ -65,9 +65,9 @@ class Discriminator(nn.Module):
 
 
 def init_params(config: DiscriminatorConfig, rng: Array) -> dict[str, Any]:
-    """Fresh parameters, float32."""
-    side = config.smallest_side
-    return Discriminator(config).init(rng, jnp.zeros((1, side, side, 3)))["params"]
+    """Fresh parameters, float32; jit it."""
+    pixels = jnp.zeros((1, config.smallest_side, config.smallest_side, 3))
+    return fresh(jax.eval_shape(lambda: Discriminator(config).init(rng, pixels)["params"]), rng)
 
 
 def logits(params: Params, config: DiscriminatorConfig, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w"]:
