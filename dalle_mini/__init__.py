@@ -8,8 +8,8 @@ gallery.save("out/")
 
 from typing import TYPE_CHECKING, Any
 
-from dalle_mini.config import SamplingParams
 from dalle_mini.gallery import Candidate
+from dalle_mini.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from dalle_mini.loading import load

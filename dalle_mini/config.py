@@ -1,29 +1,24 @@
-"""What a model is and how it is sampled: `ModelConfig` and `SamplingParams`, both frozen and validated.
+"""What a model is: `ModelConfig`, frozen and validated.
 
 Contract: `ModelConfig` reads the published `config.json` as it is. It holds the sizes of the one family that
 `model.py` implements; a config that asks for anything else is refused, naming the key and the value. Keys that
 say nothing about the network (`architectures`, `transformers_version`, token ids of the saver, ...) are ignored.
-`SamplingParams` is the one place where a default of a setting is written: the page, the API, Python and the
-command line all read it from here.
+How it is sampled is in `sampling_params.py`.
 
 Papers: DALL·E mini is BART (Lewis et al. 2019) with NormFormer norms (Shleifer et al. 2021) and GLU feed-forwards
-(Shazeer 2020); super conditioning is classifier-free guidance (Ho & Salimans 2022) on logits.
+(Shazeer 2020).
 """
 
 import dataclasses
 import json
 import math
-import numbers
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Any, Self
+
+from dalle_mini.sampling_params import SamplingParams, is_number, whole
 
 PUBLISHED_CODEBOOK_SIZE = 16384
-MAX_CANDIDATES = 16
-MAX_SEED = 2**32 - 1
-MAX_CONDITION_SCALE = 100.0
-MAX_TEMPERATURE = 10.0
-_MAX_INT = 2**31 - 1  # settings and sizes are int32 on the device
 
 # The network of model.py in the words of the published config: each key with the one value we implement.
 # An absent key means this value too (these are the reference's own defaults).
@@ -47,53 +42,6 @@ _FAMILY: dict[str, Any] = {
     "sinkhorn_iters": 1,
 }
 _DTYPES = ("float32", "bfloat16", "float16")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _whole(name: str, value: object, lowest: int, highest: int = _MAX_INT) -> int:
-    """`value` as an int; a whole float such as 9.0 is accepted, since sliders send those."""
-    # Compared before it is converted: NaN fails here, and int(infinity) would raise its own error.
-    if not (_is_number(value) and lowest <= value <= highest and value == int(value)):
-        rule = f">= {lowest}" if highest == _MAX_INT else f"from {lowest} to {highest}"
-        raise ValueError(f"{name} must be a whole number {rule}, got {value!r}")
-    return int(value)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """How codes are drawn, one value per request. Raises ValueError naming the setting, the rule and the value.
-
-    seed None means: draw a random one (the pipeline does, and reports it). top_k 0 and top_p 1 switch them off.
-    """
-
-    num_candidates: int = 9
-    seed: int | None = None
-    condition_scale: float = 10.0
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        scale, temperature, top_p = self.condition_scale, self.temperature, self.top_p
-        if not (_is_number(scale) and 0 <= scale <= MAX_CONDITION_SCALE):
-            raise ValueError(f"condition_scale must be a number from 0 to {MAX_CONDITION_SCALE:g}, got {scale!r}")
-        if not (_is_number(temperature) and 0 < temperature <= MAX_TEMPERATURE):
-            raise ValueError(f"temperature must be a number > 0 and <= {MAX_TEMPERATURE:g}, got {temperature!r}")
-        if not (_is_number(top_p) and 0 < top_p <= 1):
-            raise ValueError(f"top_p must be a number > 0 and <= 1, got {top_p!r}")
-        clean = {
-            "num_candidates": _whole("num_candidates", self.num_candidates, 1, MAX_CANDIDATES),
-            "seed": None if self.seed is None else _whole("seed", self.seed, 0, MAX_SEED),
-            "condition_scale": float(scale),
-            "temperature": float(temperature),
-            "top_k": _whole("top_k", self.top_k, 0),
-            "top_p": float(top_p),
-        }
-        for name, value in clean.items():
-            object.__setattr__(self, name, value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +76,7 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             if field.type is int:
                 lowest = 0 if field.name == "decoder_start_token_id" else 1
-                object.__setattr__(self, field.name, _whole(field.name, getattr(self, field.name), lowest))
+                object.__setattr__(self, field.name, whole(field.name, getattr(self, field.name), lowest))
             elif field.type is bool and not isinstance(getattr(self, field.name), bool):
                 raise ValueError(f"{field.name} must be true or false, got {getattr(self, field.name)!r}")
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
@@ -145,7 +93,7 @@ class ModelConfig:
             raise ValueError(
                 f"codebook_size must be <= image_vocab_size {self.image_vocab_size}, got {self.codebook_size}"
             )
-        if not (_is_number(self.init_std) and 0 < self.init_std < math.inf):
+        if not (is_number(self.init_std) and 0 < self.init_std < math.inf):
             raise ValueError(f"init_std must be a number > 0, got {self.init_std!r}")
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in _DTYPES:
@@ -187,7 +135,7 @@ class ModelConfig:
         names = {field.name for field in dataclasses.fields(cls)} - {"sampling"}
         sizes = {name: value for name, value in given.items() if name in names}
         if "image_vocab_size" in sizes:
-            image_vocab_size = _whole("image_vocab_size", sizes["image_vocab_size"], 1)
+            image_vocab_size = whole("image_vocab_size", sizes["image_vocab_size"], 1)
             sizes.setdefault("decoder_start_token_id", image_vocab_size)
             sizes.setdefault("codebook_size", min(image_vocab_size, PUBLISHED_CODEBOOK_SIZE))
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}

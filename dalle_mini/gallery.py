@@ -22,7 +22,7 @@ from typing import overload
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from dalle_mini.config import SamplingParams
+from dalle_mini.sampling_params import SamplingParams
 
 SOFTWARE = "DALL·E mini"
 _SHEET_GAP = 2  # pixels between the pictures of a contact sheet

@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image
 
 import vqgan
-from dalle_mini.config import MAX_SEED, ModelConfig, SamplingParams
+from dalle_mini.config import ModelConfig
 from dalle_mini.gallery import Candidate, Gallery, Preview
+from dalle_mini.sampling_params import MAX_SEED, SamplingParams
 from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.refusals import QueueFullError

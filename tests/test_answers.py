@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_mini.config import SamplingParams
 from dalle_mini.gallery import Candidate, Gallery, read_metadata
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.web import answers
 from dalle_mini.web.answers import Answers, StorageError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dalle_mini.config import MEGA, MINI, ModelConfig, SamplingParams
+from dalle_mini.config import MEGA, MINI, ModelConfig
+from dalle_mini.sampling_params import SamplingParams
 
 OUTSIDE_THE_FAMILY = {
     "ln_positions": ["preln", "postln", "deepnet", "subln", "cogview", "swinv2"],

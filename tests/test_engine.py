@@ -14,9 +14,10 @@ import pytest
 from random_params import random_params
 
 from dalle_mini import model
-from dalle_mini.config import MAX_CANDIDATES, ModelConfig, SamplingParams
+from dalle_mini.config import ModelConfig
 from dalle_mini.decode import candidate_rng
 from dalle_mini.sampling import guide, sample
+from dalle_mini.sampling_params import MAX_CANDIDATES, SamplingParams
 from dalle_mini.serving.engine import KEPT_PROMPTS, ROWS, Engine, Slot
 from dalle_mini.tokenizer import TokenizedPrompt
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dalle_mini.config import SamplingParams
 from dalle_mini.gallery import Candidate, Gallery, contact_sheet, read_metadata, slug
+from dalle_mini.sampling_params import SamplingParams
 
 SCORES = (0.11, 0.33, 0.22)
 

@@ -29,7 +29,7 @@ if importlib.util.find_spec("ray") is None:
     pytest.skip("Ray is not installed (requirements-ray.txt)", allow_module_level=True)
 
 import dalle_mini
-from dalle_mini.config import SamplingParams
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.ray.cluster import place
 from dalle_mini.serving.ray.replica import Replica
 from dalle_mini.serving.ray.scheduler import BackPressureError, RayScheduler

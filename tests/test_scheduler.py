@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from patience import eventually
 
-from dalle_mini.config import SamplingParams
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.engine import Slot
 from dalle_mini.serving.refusals import ClosedError, QueueFullError
 from dalle_mini.serving.request import Drawing, Waiting

@@ -9,8 +9,8 @@ import typer
 from PIL import Image, ImageOps
 
 from dalle_mini.commands.options import Model, make_folder, setting
-from dalle_mini.config import SamplingParams
 from dalle_mini.gallery import contact_sheet, slug
+from dalle_mini.sampling_params import SamplingParams
 
 
 def generate(

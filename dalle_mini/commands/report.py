@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dalle_mini.commands.options import Model, make_folder, number, setting
-from dalle_mini.config import SamplingParams
+from dalle_mini.sampling_params import SamplingParams
 
 
 def evaluate(

@@ -18,8 +18,8 @@ import numpy as np
 from gradio_client import Client
 from PIL import Image
 
-from dalle_mini.config import MAX_CANDIDATES, MAX_SEED, SamplingParams
 from dalle_mini.gallery import read_metadata
+from dalle_mini.sampling_params import MAX_CANDIDATES, MAX_SEED, SamplingParams
 from dalle_mini.serving.crowd_server import DIRECT, PATIENCE
 
 COUNTS = ("a", "one", "two", "three", "a tiny", "a big")

@@ -30,9 +30,10 @@ from jaxtyping import Int
 
 from dalle_mini import decode, environment
 from dalle_mini.checkpoint import load_params
-from dalle_mini.config import ModelConfig, SamplingParams
+from dalle_mini.config import ModelConfig
 from dalle_mini.decode import DecodeState
 from dalle_mini.model import CrossKV, Params
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.tokenizer import TokenizedPrompt
 
 ROWS = 18  # that are computed together: 9 slots with guidance, 18 without

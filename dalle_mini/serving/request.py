@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dalle_mini.config import SamplingParams
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.engine import Slot
 from dalle_mini.tokenizer import TokenizedPrompt
 

@@ -28,7 +28,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from dalle_mini import device
-from dalle_mini.config import SamplingParams
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.metrics import Metrics
 from dalle_mini.serving.refusals import ClosedError, QueueFullError

@@ -22,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dalle_mini.config import PUBLISHED_CODEBOOK_SIZE, ModelConfig, SamplingParams
+from dalle_mini.config import PUBLISHED_CODEBOOK_SIZE, ModelConfig
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.training.clip.config import ClipTrainConfig
 from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.emoji.config import WorldConfig

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dalle_mini import device, model_names
-from dalle_mini.config import ModelConfig, SamplingParams
+from dalle_mini.config import ModelConfig
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.engine import load_engines
 from dalle_mini.serving.request import Drawing, Waiting
 from dalle_mini.serving.scheduler import Scheduler

@@ -13,7 +13,8 @@ from pathlib import Path
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 
-from dalle_mini.config import ModelConfig, SamplingParams
+from dalle_mini.config import ModelConfig
+from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.metrics import Metrics
 from dalle_mini.serving.ray.cluster import REMOVING, cluster, deploy
 from dalle_mini.serving.ray.replica import Status

@@ -2,7 +2,7 @@
 
 import re
 
-from dalle_mini.config import MAX_CANDIDATES, SamplingParams
+from dalle_mini.sampling_params import MAX_CANDIDATES, SamplingParams
 from dalle_mini.web.page import gr
 
 # Setting: label, step, what it does. No ends: SamplingParams refuses what cannot be, where Gradio would change it.
