@@ -386,14 +386,14 @@ def test_metrics_are_served_as_prometheus_reads_them(client: Client, address: st
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_server_finishes_what_it_draws_refuses_the_rest_and_ends(number: signal.Signals) -> None:
-    """Sixteen requests fill the slots, and take seconds together."""
-    command = [sys.executable, str(app.ASSETS.parent / "app.py"), "--port", "0", "--grace", "120", "--slots", "256"]
+    """Eight requests fill the slots, and take seconds together."""
+    command = [sys.executable, str(app.ASSETS.parent / "app.py"), "--port", "0", "--grace", "120", "--slots", "128"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as server:
         assert server.stdout
         try:
             address = server.stdout.readline().split("is at ")[1].split()[0]
             client, late = (Client(address, verbose=False) for _ in range(2))
-            jobs = [client.submit("a tiny dog", num_candidates=16, api_name="/generate") for _ in range(16)]
+            jobs = [client.submit("a tiny dog", num_candidates=16, api_name="/generate") for _ in range(8)]
             assert eventually(lambda: all("row" in str(job.outputs()) for job in jobs))
             server.send_signal(number)
             assert eventually(lambda: httpx.get(f"{address}healthz").json() == {"state": "draining"})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dalle_mini import Pipeline
 
 WORDS = ["a cat", "a tiny dog", "two rockets", "three hearts", "a bee above a cake", "a moon on blue", "x" * 300, "🐱"]
-REQUESTS, CANCELLED = 200, 60
+REQUESTS, CANCELLED, ALONE = 200, 60, 50
 
 
 class Wish(NamedTuple):
@@ -62,7 +62,8 @@ def test_200_requests_at_once_with_cancellations_are_those_drawn_alone(
 ):
     monkeypatch.setattr(emoji.scheduler, "max_waiting", REQUESTS + CANCELLED)
     asked = wishes(REQUESTS)
-    alone = [draw(emoji, wish) for wish in asked]
+    sample = slice(None, None, REQUESTS // ALONE)
+    alone = [draw(emoji, wish) for wish in asked[sample]]
     rng = random.Random(1)
     nuisances = [(wish, rng.randrange(8)) for wish in wishes(CANCELLED)]
     with ThreadPoolExecutor(REQUESTS + CANCELLED) as pool:
@@ -71,6 +72,6 @@ def test_200_requests_at_once_with_cancellations_are_those_drawn_alone(
         jobs += [pool.submit(draw, emoji, wish) for wish in asked[REQUESTS // 2 :]]
         together = [job.result() for job in jobs]
     assert sum(job.result() is None for job in cancelled) > CANCELLED / 2
-    for wish, ours, expected in zip(asked, together, alone, strict=True):
+    for wish, ours, expected in zip(asked[sample], together[sample], alone, strict=True):
         np.testing.assert_array_equal(ours, expected, err_msg=str(wish))
     assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,6 @@ from dalle_mini.training.loop import LoopConfig
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimised")]
 SCRIPT = Path(__file__).parent / "dalle_process.py"
 CONFIG = DalleTrainConfig(steps=20, batch_size=16, optimiser="adamw", learning_rate=3e-3, warmup_steps=2)
-
-
-@pytest.fixture(autouse=True)
-def _compile_without_optimising() -> Iterator[None]:
-    """Nearly all the time of runs this small is compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def train(out: Path, config: DalleTrainConfig, *, stop: int | None = None, sheet: Any = None) -> Any:
@@ -164,10 +156,9 @@ def test_weight_decay_shrinks_matrices_by_the_learning_rate_and_nothing_else(opt
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"optimiser": "adamw", "weight_decay": 0.1}, id="adamw"),
         pytest.param({"optimiser": "adafactor"}, id="adafactor"),
         pytest.param({"optimiser": "muon"}, id="muon"),
-        pytest.param({"optimiser": "adamw", "ema_decay": 0.9, "accumulation": 4}, id="average and accumulation"),
+        pytest.param({"weight_decay": 0.1, "ema_decay": 0.9, "accumulation": 4}, id="average and accumulation"),
     ],
 )
 def test_two_steps_then_two_more_equal_four_at_once(settings: dict[str, Any], tmp_path: Path):
@@ -215,7 +206,6 @@ def start(runs: list[dict[str, Any]], *, devices: int = 1, where: str = "") -> s
     flags = f"--xla_force_host_platform_device_count={devices}"
     command = [sys.executable, str(SCRIPT), json.dumps(runs), *([where] if where else [])]
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(SCRIPT.parents[1])}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -225,13 +215,13 @@ def finish(*processes: subprocess.Popen[str]) -> None:
         assert process.returncode == 0, told[-4000:]
 
 
-def test_killed_at_ten_random_moments_training_ends_as_if_never_stopped(tmp_path: Path):
-    config = dataclasses.asdict(dataclasses.replace(CONFIG, steps=240, ema_decay=0.9))
+def test_killed_at_random_moments_training_ends_as_if_never_stopped(tmp_path: Path):
+    config = dataclasses.asdict(dataclasses.replace(CONFIG, steps=120, ema_decay=0.9))
     finish(start([{"out": str(tmp_path / "whole"), "config": config}]))
     rng, out, reached = np.random.default_rng(0), tmp_path / "killed", 0
     killed = {"out": str(out), "config": config, "save_every_step": True, "pause": 0.05}
     log = out / "metrics.jsonl"
-    for _ in range(10):
+    for _ in range(5):
         before = log.stat().st_mtime_ns if log.exists() else 0
         with start([killed]) as process:
 
@@ -246,7 +236,7 @@ def test_killed_at_ten_random_moments_training_ends_as_if_never_stopped(tmp_path
             time.sleep(rng.uniform(0, 0.6))
             process.send_signal(signal.SIGKILL)
         reached = log.read_text().count("\n")
-    assert 1 < reached < 240  # or some of them killed nothing
+    assert 1 < reached < 120  # or some of them killed nothing
     finish(start([{**killed, "save_every_step": False, "pause": 0}]))
     assert losses(out) == losses(tmp_path / "whole")
     ours, theirs = np.load(out / "params.npz"), np.load(tmp_path / "whole" / "params.npz")
@@ -265,10 +255,8 @@ def free_port() -> int:
 
 def test_losses_on_eight_devices_and_on_two_processes_are_those_of_one(tmp_path: Path):
     config = {**dataclasses.asdict(CONFIG), "accumulation": 2}
-    meshes = {"8x1": 1, "4x2": 2, "2x4": 4}
-    runs = [{"out": str(tmp_path / name), "config": {**config, "model_devices": n}} for name, n in meshes.items()]
     # Stopped on 8 x 1, and on again on 2 x 4, and on one device.
-    runs += [{"out": str(tmp_path / name), "config": config, "stop": 10} for name in ("moved", "moved to one")]
+    runs = [{"out": str(tmp_path / name), "config": config, "stop": 10} for name in ("moved", "moved to one")]
     runs.append({"out": str(tmp_path / "moved"), "config": {**config, "model_devices": 4}})
     finish(start(runs, devices=8))
     train(tmp_path / "moved to one", DalleTrainConfig(**config))
@@ -280,7 +268,7 @@ def test_losses_on_eight_devices_and_on_two_processes_are_those_of_one(tmp_path:
     one = losses(tmp_path / "one")
     assert len(one) == 20
     assert one[-1] < one[0] - 0.3  # it learns, or equal losses would say little
-    for name in (*meshes, "moved", "moved to one", "two processes"):
+    for name in ("moved", "moved to one", "two processes"):
         np.testing.assert_allclose(losses(tmp_path / name), one, rtol=0, atol=1e-5, err_msg=name)
 
 

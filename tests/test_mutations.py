@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("MUTATED_SETS", "1"))))
 def test_five_hundred_mutated_files_end_no_run_and_bring_no_other_pair(
     seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
