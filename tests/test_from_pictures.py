@@ -79,6 +79,10 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 40, 220), 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimised")]
 
 
+class StopError(Exception):
+    """Ends a run in its middle."""
+
+
 def photograph(number: int, width: int = 24, height: int = 20) -> Image.Image:
     """A textured rectangle before a gradient."""
     rng = np.random.default_rng(number)
