@@ -1,10 +1,12 @@
 """Coming back to the page in a real browser: after a reload, and through a proxy that breaks off while it draws."""
 
-import selectors
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,6 @@ from patience import eventually
 from test_app import Slow, ask, serve, set_candidates, wait_for_gallery
 
 import dalle_mini
-from dalle_mini.web import answers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -60,10 +61,8 @@ class Proxy:
 
     def cut(self) -> None:
         for each in (self._listener, *self._open):
-            try:
+            with suppress(OSError):  # it has ended by itself
                 each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             each.close()
 
     def _accept(self, listener: socket.socket, opened: list[socket.socket]) -> None:
@@ -79,12 +78,10 @@ class Proxy:
 
     @staticmethod
     def _pass_on(source: socket.socket, target: socket.socket) -> None:
-        try:
+        with suppress(OSError):
             while data := source.recv(1 << 16):
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
 
 @pytest.fixture
@@ -188,15 +185,13 @@ def test_an_error_is_told_on_return(page: "Page", slow_address: str) -> None:
 
 
 def test_fields_are_kept_without_drawing_and_an_answer_whose_files_are_gone_is_not_shown(
-    page: "Page", slow_address: str, monkeypatch: pytest.MonkeyPatch
+    page: "Page", slow_address: str
 ) -> None:
     page.goto(slow_address)
     set_candidates(page, 1)
     ask(page, "a tiny dog")
     wait_for_gallery(page, 1)
     source = page.locator("#gallery img").first.get_attribute("src") or ""
-    from pathlib import Path
-    import shutil
 
     shutil.rmtree(Path(source.partition("file=")[2]).parent)
     page.get_by_label("Prompt").fill("a cat")

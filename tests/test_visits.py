@@ -84,8 +84,8 @@ def test_a_page_that_goes_is_waited_for_a_shorter_time_unless_it_comes_back(
     monkeypatch.setattr(module, "LEFT", 0.3)
     visits = Visits()
     for _ in range(2):  # reloads
-        visits.leave("tab")
-        watched = visits.begin("tab", drawing.events()) if visits.find("tab") is None else visits.find("tab").watch()  # type: ignore[union-attr]
+        visit = visits.find("tab")
+        watched = visit.watch() if visit else visits.begin("tab", drawing.events())
         next(watched)
         visits.leave("tab")
         watched.close()
@@ -166,5 +166,5 @@ def test_no_more_than_so_many_answers_are_kept(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "SESSIONS", 3)
     visits = Visits()
     for i in range(6):
-        ended(visits, f"tab {i}".replace(" ", "-"))
+        ended(visits, f"tab-{i}")
     assert [i for i in range(6) if visits.find(f"tab-{i}")] == [3, 4, 5]

@@ -40,14 +40,15 @@ class Visit:
         threading.Thread(target=self._run, args=(events,), name="visit", daemon=True).start()
 
     def watch(self) -> Events:
-        """What is new, and the last event at the end; raises what the drawing raised. Ends early where it is stopped."""
+        """What is new, at last what the drawing came to; raises what it raised. Ends early where it is stopped."""
         seen = 0
         with self._changed:
             self._watchers, self._patience = self._watchers + 1, AWAY
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._number > seen or self.ended is not None, REPEAT)
+                    if self._number == seen and self.ended is None:
+                        self._changed.wait(REPEAT)
                     seen, newest, ended = self._number, self._newest, self.ended is not None
                 if self._error:
                     raise self._error
@@ -86,7 +87,7 @@ class Visit:
                 self._changed.notify_all()
 
     def _is_given_up(self) -> bool:
-        return self._stopped or not self._watchers and time.monotonic() - self._unwatched > self._patience
+        return self._stopped or (not self._watchers and time.monotonic() - self._unwatched > self._patience)
 
 
 class Visits:

@@ -111,6 +111,8 @@ def updates(events: Iterable[Waiting | Preview | Answer]) -> Iterator[tuple[Any,
     shown, told = None, ""  # events repeat themselves, so that Gradio finds out who has gone
     for event in events:
         if isinstance(event, Answer):
+            if not all(path.is_file() for path, _ in event.pictures):
+                return  # it was kept longer than its files
             reuse = gr.Button(f"{REUSE}{event.seed}", visible=True)
             gallery = gr.Gallery(event.pictures, visible=True)
             yield gallery, gr.HTML(visible=False), status(event.summary), event.footer, reuse

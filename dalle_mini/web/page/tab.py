@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.draw_button import Answer, Page, toggle, updates
+from dalle_mini.web.page.draw_button import Page, toggle, updates
 from dalle_mini.web.visits import Visits
 
 HEAD = f"<script>{Path(__file__).with_suffix('.js').read_text(encoding='utf-8')}</script>"
 
 
 def connect_tab(demo: gr.Blocks, page: Page, visits: Visits) -> None:
-    """Fields are kept in the browser whenever they change. Gradio reloads the page when a lost server is there again."""
+    """Fields are kept whenever they change. Gradio reloads the page when a lost server is there again."""
     own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     fields = [page.prompt, *page.controls.values()]
     gr.on([field.change for field in fields], None, fields, js="(...fields) => tab.keep(...fields)", **own)  # type: ignore[attr-defined]
@@ -36,6 +36,7 @@ def returned(visits: Visits) -> Callable[[str], Iterator[tuple[Any, ...]]]:
     def show(tab: str) -> Iterator[tuple[Any, ...]]:
         visit = visits.find(tab)
         if visit is None:
+            yield (gr.skip(),) * 7  # Gradio makes something of nothing
             return
         with closing(visit.watch()) as events:
             for values in updates(events):
