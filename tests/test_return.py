@@ -195,7 +195,8 @@ def test_fields_are_kept_without_drawing_and_an_answer_whose_files_are_gone_is_n
 
     shutil.rmtree(Path(source.partition("file=")[2]).parent)
     page.get_by_label("Prompt").fill("a cat")
+    page.wait_for_function("() => sessionStorage.fields.includes('a cat')")
     page.reload()
-    page.wait_for_function("() => document.querySelector('textarea').value === 'a cat'")
+    page.wait_for_function("() => document.querySelector('textarea')?.value === 'a cat'")
     page.wait_for_timeout(500)
     assert page.get_by_text("Nothing drawn yet.").is_visible()
