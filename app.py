@@ -3,8 +3,8 @@
 All it shows comes from a `Pipeline`: nothing is drawn or ranked here. This file lays the page out in the order of the
 screen and serves it; what its parts do and say is in dalle_mini/web/page/.
 
-    build_demo(pipeline, answers) -> gr.Blocks     the page and the API endpoint /generate
-    launch(pipeline) -> address                    the one way it is served, by main() and by the tests
+    build_demo(pipeline, answers, visits) -> gr.Blocks     the page and the API endpoint /generate
+    launch(pipeline) -> address                            the one way it is served, by main() and by the tests
 """
 
 import os
@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +31,9 @@ from dalle_mini.web.page import gr
 from dalle_mini.web.page.api import api_function, events_of, is_listened_to, settings_of
 from dalle_mini.web.page.draw_button import REUSE, Page, connect
 from dalle_mini.web.page.settings import settings_panel
+from dalle_mini.web.page.tab import HEAD, connect_tab
 from dalle_mini.web.page.texts import footer, harmless, status
+from dalle_mini.web.visits import Visits
 from vqgan.files import CheckpointError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -85,6 +87,7 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
                 gr.Markdown(harmless(text), visible=bool(text))
     about = gr.HTML(footer(pipeline), elem_id="about")
     return Page(
+        tab=gr.Textbox(visible=False),
         prompt=prompt,
         draw=draw,
         stop=stop,
@@ -98,11 +101,13 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
     )
 
 
-def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers) -> gr.Blocks:
+def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) -> gr.Blocks:
     """The page and the endpoint /generate, for one pipeline."""
     gr.set_static_paths(answers.folder)  # served from where they are, without a copy that Gradio would keep
     with gr.Blocks(title="DALL·E mini") as demo:
-        connect(lay_out(pipeline), pipeline, answers)
+        page = lay_out(pipeline)
+        connect(page, pipeline, answers, visits)
+        connect_tab(demo, page, visits)
         gr.api(api_function(pipeline, answers), api_name="generate", concurrency_limit=None)
         demo.load(None, js="() => document.getElementById('status').setAttribute('aria-live', 'polite')")
     # Everyone here needs a thread, and those to be refused some more: Gradio's own line has no place and no end.
@@ -110,17 +115,18 @@ def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers) -> gr.Blocks:
     return demo.queue()
 
 
-def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, *, root_path: str = "") -> Door:
+def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits, *, root_path: str = "") -> Door:
     """The page, its API, /healthz and /metrics, behind the door that keeps strangers from the rest of Gradio."""
     gr.routes.DEFAULT_TEMP_DIR = str(answers.folder)  # Gradio makes a folder there; in /tmp/gradio it may not
-    demo = build_demo(pipeline, answers)
+    demo = build_demo(pipeline, answers, visits)
     mounted = gr.mount_gradio_app(
-        web.new_app(pipeline, answers),
+        web.new_app(pipeline, answers, visits),
         demo,
         path="/",
         root_path=root_path.rstrip("/"),
         theme=gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=["system-ui", "sans-serif"]),
         css_paths=ASSETS / "style.css",
+        head=HEAD,
         footer_links=["api"],  # Gradio's "Settings" beside ours would confuse
         show_error=False,  # only what messages() words
         enable_monitoring=False,  # /monitoring/summary is public otherwise
@@ -151,8 +157,8 @@ def launch(
 
     listener: where visitors come to; any free port of this machine when left out.
     """
-    with kept() as answers:
-        served = everything_served(pipeline, answers, root_path=root_path)
+    with kept() as answers, closing(Visits()) as visits:
+        served = everything_served(pipeline, answers, visits, root_path=root_path)
         listener = listener or web.listen("127.0.0.1", 0)
         with web.serve(served, pipeline, listener=listener, trusted_proxy=trusted_proxy, grace=grace) as address:
             yield address

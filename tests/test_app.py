@@ -40,9 +40,9 @@ from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import CENTRES, GRID, HUGE, NORMAL, SMALL, Scene, Sprite, World
 from dalle_mini.web import server as web
-from dalle_mini.web.answers import Answers
+from dalle_mini.web import visits
 from dalle_mini.web.limits import Limits
-from dalle_mini.web.page.draw_button import page_generator
+from dalle_mini.web.page.draw_button import updates
 from dalle_mini.web.page.texts import harmless
 
 if TYPE_CHECKING:
@@ -346,13 +346,11 @@ def test_forwarded_address_counts_only_from_a_trusted_proxy_and_a_forged_one_nev
     assert visitors == [visitor]
 
 
-def test_page_sends_nothing_again_that_has_not_changed(tmp_path: Path) -> None:
+def test_page_sends_nothing_again_that_has_not_changed() -> None:
     images = [Image.new("RGB", (64, 64))]
     first, later = Preview(images=images, row=1, rows=16), Preview(images=images, row=2, rows=16)
     events = [Waiting(2, None), Waiting(2, None), Waiting(1, 3.4), Waiting(1, 0.0), first, first, later]
-    fake: Any = SimpleNamespace(stream=lambda prompt, **settings: (event for event in events))
-    request: Any = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"))
-    sent = list(page_generator(fake, Answers(tmp_path), ["seed"])(request, "a cat", ""))
+    *sent, _ = updates(events)
     skipped = [[value == gr.skip() for value in values[1:3]] for values in sent]
     waiting, drawing = [[True, False], [True, True], [True, False], [True, False]], [[False, False], [True, True]]
     assert skipped == [*waiting, *drawing, [True, False]]
@@ -620,7 +618,10 @@ def test_closed_tab_leaves_the_line(page: "Page", address: str, emoji: dalle_min
 
 
 @pytest.mark.browser
-def test_closed_tab_frees_its_slots(page: "Page", slow_address: str, slow: Slow) -> None:
+def test_closed_tab_frees_its_slots(
+    page: "Page", slow_address: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visits, "LEFT", 0.5)  # the drawing itself takes seconds
     before = slow.closed_early
     page.goto(slow_address)
     ask(page, "a tiny dog")

@@ -15,6 +15,7 @@ import app
 import dalle_mini
 from dalle_mini.web.answers import Answers
 from dalle_mini.web.door import MOST_BYTES, Door
+from dalle_mini.web.visits import Visits
 
 CALL = "/gradio_api/call/generate"
 # Every route of the pinned Gradio. A new one fails the test below: decide here, and in door.py, who may reach it.
@@ -43,6 +44,7 @@ OPEN = {
     "/gradio_api/run/{api_name}/": "POST",
     "/gradio_api/startup-events": "GET",
     "/healthz": "GET",
+    "/leave": "POST",
     "/manifest.json": "GET",
     "/metrics": "GET",
     "/robots.txt": "GET",
@@ -104,7 +106,7 @@ Asked = Callable[..., httpx.Response]
 
 @pytest.fixture(scope="module")
 def door(emoji: dalle_mini.Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Door:
-    return app.everything_served(emoji, Answers(tmp_path_factory.mktemp("answers")))
+    return app.everything_served(emoji, Answers(tmp_path_factory.mktemp("answers")), Visits())
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,7 @@ REFUSED = [
         {"session_hash": "a", "fn_index": 99},
         "fn_index must be one of the page's events, got 99",
     ),
+    ("/leave", {"tab": "../a"}, "tab must be 1 to 64 letters and digits, got '../a'"),
     ("/gradio_api/cancel", {"session_hash": "a"}, "event_id must be 1 to 64 letters and digits, got 'None'"),
 ]
 

@@ -30,7 +30,17 @@ FUZZED = settings(
     max_examples=CALLS, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=CALLS == 300
 )
 SETTINGS = ("num_candidates", "seed", "condition_scale", "temperature", "top_k", "top_p", "previews", "prompt")
-PATHS = ("/", "/config", "/healthz", "/metrics", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json")
+PATHS = (
+    "/",
+    "/leave",
+    "/config",
+    "/healthz",
+    "/metrics",
+    "/theme.css",
+    "/favicon.ico",
+    "/robots.txt",
+    "/manifest.json",
+)
 PATHS += tuple(
     f"/gradio_api/{name}"
     for name in ("info", "app_id", "startup-events", "queue/join", "queue/data", "run/predict", "cancel", "upload")

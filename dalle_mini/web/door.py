@@ -28,6 +28,7 @@ READ = ("GET", "HEAD")
 ROUTES = {
     r"/": READ,
     r"/(healthz|metrics)": READ,
+    r"/leave": ("POST",),
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)": READ,
     r"/(assets|static)/.+": READ,
     r"/gradio_api/(info|startup-events|app_id)": READ,
@@ -137,6 +138,8 @@ class Door:
             sent = {**sent, "data": self._in_order(sent.get("data"))}
         elif path in self._events:
             _check_event(sent, self._events[path])
+        elif path == "/leave":
+            _check_strings(sent, "tab")
         else:
             _check_strings(sent, "session_hash", "event_id")
         body = json.dumps(sent).encode()

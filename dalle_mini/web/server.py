@@ -13,22 +13,26 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import Body, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.web.answers import Answers, StorageError
+from dalle_mini.web.visits import Visits
 
 # The last seconds of a grace: what was drawn is fetched, connections end, and one is to spare.
 FETCHING, ENDING, SPARE = 1.0, 1.0, 1.0
 LONGEST_GRACE = 86400.0
 
 
-def new_app(pipeline: Pipeline, answers: Answers) -> FastAPI:
-    """/healthz: 200 where requests are taken, 503 otherwise, and the state in words. /metrics: see metrics.py."""
+def new_app(pipeline: Pipeline, answers: Answers, visits: Visits) -> FastAPI:
+    """/healthz: 200 where requests are taken, 503 otherwise, and the state in words. /metrics: see metrics.py.
+
+    /leave: a tab says that its page goes.
+    """
     app = FastAPI(openapi_url=None)
 
     @app.get("/healthz")
@@ -46,6 +50,10 @@ def new_app(pipeline: Pipeline, answers: Answers) -> FastAPI:
     def metrics() -> Response:
         pipeline.metrics.storage.set(answers.works)
         return Response(pipeline.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.post("/leave", status_code=204)
+    def leave(tab: Annotated[str, Body(embed=True)]) -> None:
+        visits.leave(tab)
 
     return app
 

@@ -1,0 +1,202 @@
+"""Coming back to the page in a real browser: after a reload, and through a proxy that breaks off while it draws."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from patience import eventually
+from test_app import Slow, ask, serve, set_candidates, wait_for_gallery
+
+import dalle_mini
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+
+class Counted(Slow):
+    """Counts the streams that began, too."""
+
+    begun = 0
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[Any]:
+        self.begun += 1
+        return super().stream(prompt, **settings)
+
+
+@pytest.fixture(scope="module")
+def slow(emoji: dalle_mini.Pipeline) -> Counted:
+    return Counted(emoji)
+
+
+@pytest.fixture(scope="module")
+def slow_address(slow: Counted) -> Iterator[str]:
+    yield from serve(slow)
+
+
+class Proxy:
+    """Passes on every byte to a port of this machine, until it is cut; then connections break, and none is taken."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.port = 0
+        self.mend()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def mend(self) -> None:
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener, self._open), daemon=True).start()
+
+    def cut(self) -> None:
+        for each in (self._listener, *self._open):
+            with suppress(OSError):  # it has ended by itself
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self, listener: socket.socket, opened: list[socket.socket]) -> None:
+        while True:
+            try:
+                visitor, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self.target))
+            opened += [visitor, server]
+            for pair in ((visitor, server), (server, visitor)):
+                threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def proxy(slow_address: str) -> Iterator[Proxy]:
+    found = Proxy(int(slow_address.rstrip("/").rpartition(":")[2]))
+    yield found
+    found.cut()
+
+
+def begin(page: "Page", address: str, candidates: int = 2, seed: str = "77") -> None:
+    page.goto(address)
+    set_candidates(page, candidates)
+    page.get_by_placeholder("random").fill(seed)
+    ask(page, "a tiny dog")
+    page.get_by_text("drawing row").wait_for()
+
+
+def fields(page: "Page") -> tuple[str, str, str]:
+    """Prompt, candidates and seed."""
+    if not page.get_by_placeholder("random").is_visible():
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_placeholder("random").wait_for()
+    return tuple(  # type: ignore[return-value]
+        part.input_value()
+        for part in (page.get_by_label("Prompt"), page.get_by_label("Candidates"), page.get_by_placeholder("random"))
+    )
+
+
+def test_a_connection_that_breaks_off_loses_nothing_and_draws_once(page: "Page", proxy: Proxy, slow: Counted) -> None:
+    """Nobody has to reload: Gradio does, when the server is there again."""
+    before = slow.begun
+    begin(page, proxy.address)
+    proxy.cut()
+    page.wait_for_timeout(3000)
+    proxy.mend()
+    captions = wait_for_gallery(page, 2)
+    assert all("seed 77" in caption for caption in captions)
+    loaded = "() => [...document.querySelectorAll('#gallery .grid-container img')].filter(i => i.naturalWidth).length"
+    page.wait_for_function(f"({loaded})() == 2")
+    assert fields(page) == ("a tiny dog", "2", "77")
+    assert page.get_by_role("button", name="Reuse seed 77").is_visible()
+    page.get_by_role("button", name="Draw").wait_for()
+    assert (slow.begun, slow.pipeline.scheduler.slots_in_use) == (before + 1, 0)
+
+
+def test_a_reload_goes_on_with_the_previews_and_a_second_one_has_the_answer(
+    page: "Page", slow_address: str, slow: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, gate = slow.begun, threading.Event()
+    monkeypatch.setattr(slow, "pause", lambda: gate.wait(1))
+    begin(page, slow_address)
+    page.reload()
+    page.get_by_text("drawing row").wait_for()
+    page.locator("#previews img").first.wait_for()
+    page.get_by_role("button", name="Stop").wait_for()
+    assert not page.get_by_role("button", name="Draw").is_visible()
+    gate.set()
+    captions = wait_for_gallery(page, 2)
+    page.get_by_role("button", name="Draw").wait_for()
+    page.reload()
+    assert wait_for_gallery(page, 2) == captions
+    assert fields(page) == ("a tiny dog", "2", "77")
+    other = page.context.new_page()
+    other.goto(slow_address)
+    other.get_by_text("Nothing drawn yet.").wait_for()
+    other.wait_for_timeout(500)
+    assert other.get_by_text("Nothing drawn yet.").is_visible(), "another tab's"
+    assert fields(other) == ("", "9", "")
+    assert slow.begun == before + 1
+    ask(page, "a red apple")  # and the page works as ever
+    page.get_by_text("drawing row").wait_for()
+    wait_for_gallery(page, 2)
+
+
+def test_stop_after_a_reload_ends_the_drawing(
+    page: "Page", slow_address: str, slow: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = slow.closed_early
+    monkeypatch.setattr(slow, "pause", lambda: time.sleep(1))
+    begin(page, slow_address)
+    page.reload()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("stopped").wait_for()
+    page.get_by_role("button", name="Draw").wait_for()
+    assert eventually(lambda: slow.closed_early == before + 1)
+    assert eventually(lambda: slow.pipeline.scheduler.slots_in_use == 0)
+
+
+def test_an_error_is_told_on_return(page: "Page", slow_address: str) -> None:
+    page.goto(slow_address)
+    set_candidates(page, 17)
+    ask(page, "a tiny dog")
+    told = page.get_by_text("num_candidates must be a whole number from 1 to 16, got 17")
+    told.wait_for()
+    page.reload()
+    told.wait_for()
+    assert fields(page) == ("a tiny dog", "17", "")
+    set_candidates(page, 1)
+    ask(page, "a tiny dog")
+    assert len(wait_for_gallery(page, 1)) == 1
+
+
+def test_fields_are_kept_without_drawing_and_an_answer_whose_files_are_gone_is_not_shown(
+    page: "Page", slow_address: str
+) -> None:
+    page.goto(slow_address)
+    set_candidates(page, 1)
+    ask(page, "a tiny dog")
+    wait_for_gallery(page, 1)
+    source = page.locator("#gallery img").first.get_attribute("src") or ""
+
+    shutil.rmtree(Path(source.partition("file=")[2]).parent)
+    page.get_by_label("Prompt").fill("a cat")
+    page.wait_for_function("() => sessionStorage.fields.includes('a cat')")
+    page.reload()
+    page.wait_for_function("() => document.querySelector('textarea')?.value === 'a cat'")
+    page.wait_for_timeout(500)
+    assert page.get_by_text("Nothing drawn yet.").is_visible()
