@@ -72,15 +72,7 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
             with gr.Row(equal_height=True):
                 told = gr.HTML(status("Nothing drawn yet."), elem_id="status")
                 reuse = gr.Button(REUSE, visible=False, size="sm", scale=0, min_width=180, elem_id="reuse")
-            gallery = gr.Gallery(
-                label="Gallery",
-                show_label=False,
-                columns=3,
-                height="auto",
-                interactive=False,
-                buttons=["download", "download_all", "fullscreen"],
-                elem_id="gallery",
-            )
+            gallery = empty_gallery()
             pictures = gr.HTML(visible=False, elem_id="previews")
         with gr.Column(scale=2, min_width=300), gr.Accordion("Model card", elem_id="card"):
             for text in ((ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"), pipeline.model_card):
@@ -98,6 +90,18 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
         gallery=gallery,
         previews=pictures,
         about=about,
+    )
+
+
+def empty_gallery() -> gr.Gallery:
+    return gr.Gallery(
+        label="Gallery",
+        show_label=False,
+        columns=3,
+        height="auto",
+        interactive=False,
+        buttons=["download", "download_all", "fullscreen"],
+        elem_id="gallery",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("dalle_mini", "vqgan", "clip_rerank")
 FILES = [ROOT / "app.py", *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
-MOST_LINES, MOST_LINES_OF_A_FUNCTION = 350, 60  # the longest is model.py: the transformer in one file
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 350, 40  # the longest is model.py: the transformer in one file
 TORCH = ("torch", "open_clip")
 HAS_TORCH = ("clip_rerank", "dalle_mini.training.clip")  # a package and what is in it
 
@@ -106,9 +106,15 @@ def test_files_and_functions_are_short():
         if (lines := len(text.splitlines())) > MOST_LINES:
             long.append(f"{path.relative_to(ROOT)}: {lines} lines")
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                assert node.end_lineno
-                lines = node.end_lineno - node.lineno + 1
-                if lines > MOST_LINES_OF_A_FUNCTION:
-                    long.append(f"{path.relative_to(ROOT)}: {node.name} has {lines} lines")
+            if isinstance(node, ast.FunctionDef) and (lines := lines_of(node)) > MOST_LINES_OF_A_FUNCTION:
+                long.append(f"{path.relative_to(ROOT)}: {node.name} has {lines} lines")
     assert long == []
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    """Of its own: without its signature, which may be all options of a command, its docstring and inner functions."""
+    first = function.body[1 if ast.get_docstring(function) and len(function.body) > 1 else 0]
+    inner = [node for node in function.body if isinstance(node, ast.FunctionDef)]
+    assert function.end_lineno
+    own = function.end_lineno - first.lineno + 1
+    return own - sum((node.end_lineno or 0) - node.lineno + 1 for node in inner)
