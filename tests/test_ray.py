@@ -107,10 +107,8 @@ def test_full_lines_refuse_in_our_words_and_the_others_stay(cluster: "Pipeline")
     assert eventually(lambda: cluster.scheduler.slots_in_use == 0)
 
 
-def test_a_killed_replica_loses_no_request_and_changes_no_code(
-    cluster: "Pipeline", emoji: "Pipeline", caplog: pytest.LogCaptureFixture
-):
-    """Twelve requests of sixteen keep both replicas busy for seconds."""
+def test_a_killed_replica_loses_no_request_and_changes_no_code(cluster: "Pipeline", emoji: "Pipeline"):
+    """Twelve requests of sixteen keep both replicas busy for seconds. Serve, or we, ask another replica for them."""
     asked = [wish._replace(settings={**wish.settings, "num_candidates": 16}) for wish in wishes(20)[8:]]
     with ThreadPoolExecutor(len(asked)) as pool:
         drawn = [pool.submit(draw, cluster, wish) for wish in asked]
@@ -119,7 +117,6 @@ def test_a_killed_replica_loses_no_request_and_changes_no_code(
         os.kill(int(victim.split(":")[1]), signal.SIGKILL)
     for wish, codes in zip(asked, drawn, strict=True):
         np.testing.assert_array_equal(codes.result(), draw(emoji, wish), err_msg=str(wish))
-    assert "a request begins again at another replica" in caplog.text
     assert eventually(lambda: victim not in replicas(cluster) and len(replicas(cluster)) == 2)
 
 
