@@ -12,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Which tests and how: all, two files at a time.
 T := -n 2 --dist loadfile
-# uv takes a minute where pip takes four; pip knows indexes and proxies that only pip has been told of.
+# uv takes half as long as pip; pip knows indexes and proxies that only pip has been told of.
 install = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(1) || $(BIN)/python -m pip install $(1)
 
 .PHONY: app test test-slow check bench crowd emoji-model

@@ -22,6 +22,7 @@ from dalle_mini import device
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+    from slow_pipeline import Slow
 
     from dalle_mini import Pipeline
 
@@ -107,6 +108,22 @@ def emoji() -> Iterator["Pipeline"]:
     pipeline = dalle_mini.load("emoji")
     yield pipeline
     pipeline.close()
+
+
+@pytest.fixture(scope="module")
+def slow(emoji: "Pipeline") -> "Slow":
+    from slow_pipeline import Slow
+
+    return Slow(emoji)
+
+
+@pytest.fixture(scope="module")
+def slow_address(slow: "Slow") -> Iterator[str]:
+    """Of a page of its own."""
+    import app
+
+    with app.launch(slow) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,10 +30,11 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from patience import eventually
 from PIL import Image
+from slow_pipeline import Slow
 
 import app
 import dalle_mini
-from dalle_mini.gallery import Gallery, Preview, read_metadata
+from dalle_mini.gallery import Preview, read_metadata
 from dalle_mini.serving.refusals import ClosedError
 from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.judge import judge
@@ -74,52 +74,15 @@ BAD_SETTINGS = [
 ODD_PROMPTS = ["a cat\x00\x07\x1b[31m", "🐱 🍕", "قطة بجانب بيتزا", "<script>alert(1)</script>"]
 
 
-class Slow:
-    """A pipeline with a pause after every event, which counts the streams that were closed before their end."""
-
-    def __init__(self, pipeline: dalle_mini.Pipeline) -> None:
-        self.pipeline, self.closed_early = pipeline, 0
-        self.pause: Callable[[], Any] = lambda: time.sleep(0.2)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.pipeline, name)
-
-    def stream(self, prompt: str, **settings: Any) -> Iterator[Preview | Gallery]:
-        events = self.pipeline.stream(prompt, **settings)
-        try:
-            for event in events:
-                yield event
-                self.pause()
-        except GeneratorExit:
-            self.closed_early += 1
-            raise
-        finally:
-            events.close()
-
-
-def serve(pipeline: Any) -> Iterator[str]:
-    with app.launch(pipeline) as address:
-        yield address
-
-
 @pytest.fixture(scope="module")
 def address(emoji: dalle_mini.Pipeline) -> Iterator[str]:
-    yield from serve(emoji)
+    with app.launch(emoji) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Client:
     return Client(address, verbose=False)
-
-
-@pytest.fixture(scope="module")
-def slow(emoji: dalle_mini.Pipeline) -> Slow:
-    return Slow(emoji)
-
-
-@pytest.fixture(scope="module")
-def slow_address(slow: Slow) -> Iterator[str]:
-    yield from serve(slow)
 
 
 @pytest.fixture

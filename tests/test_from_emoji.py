@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vqgan
 from dalle_mini import tokenizer
 from dalle_mini.__main__ import main
 from dalle_mini.model_names import EMBEDDED
@@ -135,6 +136,13 @@ def test_without_data_nothing_that_is_asked_for_is_ignored(
         from_emoji.train_dalle(run, loaded, track="other")
     with pytest.raises(ValueError, match=r"^tokenizer must be the one that is in"):
         from_emoji.train_dalle(run, loaded, tokenizer=str(EMBEDDED))
+
+
+def test_the_world_of_the_embedded_model_is_trained_on(tmp_path: Path):
+    """Its VQGAN; the larger world goes the same way from there on."""
+    assert main(["train", "vqgan", f"--run={tmp_path}", *(f"--set={text}" for text in TINY)]) == 0
+    assert json.loads((tmp_path / "vqgan" / "config.json").read_text())["data"]["atlas"] == ""
+    assert vqgan.load(tmp_path / "model" / "vqgan").config.resolution == 16
 
 
 def test_a_tokenizer_that_is_given_is_the_one_of_the_run(tmp_path: Path):

@@ -132,6 +132,9 @@ def test_the_page_draws_behind_nginx_and_asks_nobody_else(
             "() => [...document.querySelectorAll('#gallery .grid-container img')].filter(i => i.naturalWidth).length"
         )
         page.wait_for_function(f"({shown})() == 9")
+        with page.expect_response(f"{proxied[place]}leave") as left:
+            page.evaluate("() => dispatchEvent(new Event('pagehide'))")
+        assert left.value.status == 204
         assert hosts - {b""} == {httpx.URL(proxied[place]).netloc}
     finally:
         context.close()

@@ -7,38 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from patience import eventually
-from test_app import Slow, ask, serve, set_candidates, wait_for_gallery
-
-import dalle_mini
+from slow_pipeline import Slow
+from test_app import ask, set_candidates, wait_for_gallery
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
-
-
-class Counted(Slow):
-    """Counts the streams that began, too."""
-
-    begun = 0
-
-    def stream(self, prompt: str, **settings: Any) -> Iterator[Any]:
-        self.begun += 1
-        return super().stream(prompt, **settings)
-
-
-@pytest.fixture(scope="module")
-def slow(emoji: dalle_mini.Pipeline) -> Counted:
-    return Counted(emoji)
-
-
-@pytest.fixture(scope="module")
-def slow_address(slow: Counted) -> Iterator[str]:
-    yield from serve(slow)
 
 
 class Proxy:
@@ -99,18 +78,16 @@ def begin(page: "Page", address: str, candidates: int = 2, seed: str = "77") -> 
     page.get_by_text("drawing row").wait_for()
 
 
-def fields(page: "Page") -> tuple[str, str, str]:
+def fields(page: "Page") -> list[str]:
     """Prompt, candidates and seed."""
     if not page.get_by_placeholder("random").is_visible():
         page.get_by_role("button", name="Settings").click()
         page.get_by_placeholder("random").wait_for()
-    return tuple(  # type: ignore[return-value]
-        part.input_value()
-        for part in (page.get_by_label("Prompt"), page.get_by_label("Candidates"), page.get_by_placeholder("random"))
-    )
+    shown = (page.get_by_label("Prompt"), page.get_by_label("Candidates"), page.get_by_placeholder("random"))
+    return [part.input_value() for part in shown]
 
 
-def test_a_connection_that_breaks_off_loses_nothing_and_draws_once(page: "Page", proxy: Proxy, slow: Counted) -> None:
+def test_a_connection_that_breaks_off_loses_nothing_and_draws_once(page: "Page", proxy: Proxy, slow: Slow) -> None:
     """Nobody has to reload: Gradio does, when the server is there again."""
     before = slow.begun
     begin(page, proxy.address)
@@ -121,14 +98,14 @@ def test_a_connection_that_breaks_off_loses_nothing_and_draws_once(page: "Page",
     assert all("seed 77" in caption for caption in captions)
     loaded = "() => [...document.querySelectorAll('#gallery .grid-container img')].filter(i => i.naturalWidth).length"
     page.wait_for_function(f"({loaded})() == 2")
-    assert fields(page) == ("a tiny dog", "2", "77")
+    assert fields(page) == ["a tiny dog", "2", "77"]
     assert page.get_by_role("button", name="Reuse seed 77").is_visible()
     page.get_by_role("button", name="Draw").wait_for()
     assert (slow.begun, slow.pipeline.scheduler.slots_in_use) == (before + 1, 0)
 
 
 def test_a_reload_goes_on_with_the_previews_and_a_second_one_has_the_answer(
-    page: "Page", slow_address: str, slow: Counted, monkeypatch: pytest.MonkeyPatch
+    page: "Page", slow_address: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, gate = slow.begun, threading.Event()
     monkeypatch.setattr(slow, "pause", lambda: gate.wait(1))
@@ -143,13 +120,13 @@ def test_a_reload_goes_on_with_the_previews_and_a_second_one_has_the_answer(
     page.get_by_role("button", name="Draw").wait_for()
     page.reload()
     assert wait_for_gallery(page, 2) == captions
-    assert fields(page) == ("a tiny dog", "2", "77")
+    assert fields(page) == ["a tiny dog", "2", "77"]
     other = page.context.new_page()
     other.goto(slow_address)
     other.get_by_text("Nothing drawn yet.").wait_for()
     other.wait_for_timeout(500)
     assert other.get_by_text("Nothing drawn yet.").is_visible(), "another tab's"
-    assert fields(other) == ("", "9", "")
+    assert fields(other) == ["", "9", ""]
     assert slow.begun == before + 1
     ask(page, "a red apple")  # and the page works as ever
     page.get_by_text("drawing row").wait_for()
@@ -157,7 +134,7 @@ def test_a_reload_goes_on_with_the_previews_and_a_second_one_has_the_answer(
 
 
 def test_stop_after_a_reload_ends_the_drawing(
-    page: "Page", slow_address: str, slow: Counted, monkeypatch: pytest.MonkeyPatch
+    page: "Page", slow_address: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = slow.closed_early
     monkeypatch.setattr(slow, "pause", lambda: time.sleep(1))
@@ -178,7 +155,7 @@ def test_an_error_is_told_on_return(page: "Page", slow_address: str) -> None:
     told.wait_for()
     page.reload()
     told.wait_for()
-    assert fields(page) == ("a tiny dog", "17", "")
+    assert fields(page) == ["a tiny dog", "17", ""]
     set_candidates(page, 1)
     ask(page, "a tiny dog")
     assert len(wait_for_gallery(page, 1)) == 1
@@ -192,7 +169,6 @@ def test_fields_are_kept_without_drawing_and_an_answer_whose_files_are_gone_is_n
     ask(page, "a tiny dog")
     wait_for_gallery(page, 1)
     source = page.locator("#gallery img").first.get_attribute("src") or ""
-
     shutil.rmtree(Path(source.partition("file=")[2]).parent)
     page.get_by_label("Prompt").fill("a cat")
     page.wait_for_function("() => sessionStorage.fields.includes('a cat')")

@@ -141,9 +141,12 @@ def test_a_tab_sees_only_its_own(drawing: Drawing) -> None:
 def test_an_error_is_raised_for_everybody_who_returns() -> None:
     visits, drawing = Visits(), Drawing(ValueError("top_k must be >= 0, got -1"))
     drawing.ends = True
-    for watch in (visits.begin("tab", drawing.events()), visits.find("tab").watch()):  # type: ignore[union-attr]
-        with pytest.raises(ValueError, match="top_k must be"):
-            list(watch)
+    with pytest.raises(ValueError, match="top_k must be"):
+        list(visits.begin("tab", drawing.events()))
+    visit = visits.find("tab")
+    assert visit
+    with pytest.raises(ValueError, match="top_k must be"):
+        list(visit.watch())
 
 
 def ended(visits: Visits, tab: str) -> None:

@@ -90,6 +90,21 @@ def test_encoding_uint8_pictures_is_encoding_their_pixels_from_0_to_1():
     np.testing.assert_array_equal(codes, exact)
 
 
+def test_fresh_params_have_the_promised_shapes_and_keep_the_size_of_what_goes_through():
+    config = load("vqgan_b").vqgan.config
+    params = jax.jit(lambda rng: model.init_params(config, rng))(jax.random.key(0))
+    assert jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params) == model.param_shapes(config)
+    drawn = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key == "kernel":
+            drawn.append(np.asarray(leaf * np.sqrt(leaf.size / leaf.shape[-1])).ravel())
+            assert 0.8 < drawn[-1].std() < 1.2, path
+        elif path[-1].key != "embedding":
+            assert (leaf == (path[-1].key == "scale")).all(), path
+    assert np.concatenate(drawn).std() == pytest.approx(1, abs=0.02)
+    assert len({sample[:3].tobytes() for sample in drawn}) == len(drawn)  # none is drawn twice
+
+
 def test_equally_near_codes_give_the_first():
     codebook = jnp.array([[4.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     np.testing.assert_array_equal(model.nearest_codes(codebook, jnp.array([[0.0, 2.0], [0.9, 0.9]])), [1, 1])

@@ -21,6 +21,7 @@ from dalle_mini.web.page.texts import caption, footer, line, messages, status, s
 from dalle_mini.web.visits import Visits
 
 REUSE = "Reuse seed "
+OWN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # the page's events, not the API's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Page:
     draw: gr.Button
     stop: gr.Button
     panel: gr.Accordion
-    controls: dict[str, gr.Component]  # by the names of SamplingParams
+    controls: dict[str, gr.Number | gr.Textbox]  # by the names of SamplingParams
     told: gr.HTML
     reuse: gr.Button
     gallery: gr.Gallery
@@ -52,8 +53,7 @@ class Answer:
 
 def connect(page: Page, pipeline: Pipeline, answers: Answers, visits: Visits) -> None:
     """Draw and Enter run the pipeline, Stop cancels it, waiting or running. Who waits does so in the pipeline."""
-    own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    now: dict[str, Any] = own | {"queue": False, "outputs": [page.draw, page.stop, page.told, page.reuse]}
+    now: dict[str, Any] = OWN | {"queue": False, "outputs": [page.draw, page.stop, page.told, page.reuse]}
     asked = gr.on([page.draw.click, page.prompt.submit], lambda: toggle(drawing=True), **now)
     run = asked.then(
         page_generator(pipeline, answers, visits, list(page.controls)),
@@ -61,12 +61,12 @@ def connect(page: Page, pipeline: Pipeline, answers: Answers, visits: Visits) ->
         [page.gallery, page.previews, page.told, page.about, page.reuse],
         preprocess=False,  # what SamplingParams says of a bad value names the setting
         concurrency_limit=None,
-        **own,
+        **OWN,
     )
     run.success(lambda: toggle(drawing=False), **now)
     run.failure(lambda: toggle(drawing=False, text="stopped"), **now)  # a cancelled event has failed, too
-    page.stop.click(visits.stop, page.tab, cancels=[run], queue=False, **own)
-    again: dict[str, Any] = own | {"queue": False, "outputs": [page.controls["seed"], page.panel]}
+    page.stop.click(visits.stop, page.tab, cancels=[run], queue=False, **OWN)
+    again: dict[str, Any] = OWN | {"queue": False, "outputs": [page.controls["seed"], page.panel]}
     page.reuse.click(lambda label: (label.removeprefix(REUSE), gr.Accordion(open=True)), page.reuse, **again)
 
 

@@ -15,8 +15,8 @@ NUMBERS = {
 }
 
 
-def settings_panel(defaults: SamplingParams) -> dict[str, gr.Component]:
-    controls: dict[str, gr.Component] = {}
+def settings_panel(defaults: SamplingParams) -> dict[str, gr.Number | gr.Textbox]:
+    controls: dict[str, gr.Number | gr.Textbox] = {}
     for name, (label, step, info) in NUMBERS.items():
         value = getattr(defaults, name)
         controls[name] = gr.Number(value, step=step, label=label, info=info, min_width=240)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.draw_button import Page, toggle, updates
+from dalle_mini.web.page.draw_button import OWN, Page, toggle, updates
 from dalle_mini.web.visits import Visits
 
 HEAD = f"<script>{Path(__file__).with_suffix('.js').read_text(encoding='utf-8')}</script>"
@@ -17,16 +17,14 @@ HEAD = f"<script>{Path(__file__).with_suffix('.js').read_text(encoding='utf-8')}
 
 def connect_tab(demo: gr.Blocks, page: Page, visits: Visits) -> None:
     """Fields are kept whenever they change. Gradio reloads the page when a lost server is there again."""
-    own: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     fields = [page.prompt, *page.controls.values()]
-    gr.on([field.change for field in fields], None, fields, js="(...fields) => tab.keep(...fields)", **own)  # type: ignore[attr-defined]
-    fields = [page.tab, *fields]
-    there = demo.load(None, fields, fields, js="(...fields) => tab.back(...fields)", **own)
-    shown = [page.gallery, page.previews, page.told, page.about, page.reuse, page.draw, page.stop]
-    run = there.then(returned(visits), page.tab, shown, concurrency_limit=None, **own)
-    run.failure(
-        lambda: toggle(drawing=False, text="stopped"), None, [page.draw, page.stop, page.told, page.reuse], **own
-    )
+    gr.on([field.change for field in fields], None, fields, js="(...fields) => tab.keep(...fields)", **OWN)
+    kept = [page.tab, *fields]
+    there = demo.load(None, kept, kept, js="(...fields) => tab.back(...fields)", **OWN)
+    buttons = [page.draw, page.stop]
+    shown = [page.gallery, page.previews, page.told, page.about, page.reuse]
+    run = there.then(returned(visits), page.tab, [*shown, *buttons], concurrency_limit=None, **OWN)
+    run.failure(lambda: toggle(drawing=False, text="stopped"), None, [*buttons, page.told, page.reuse], **OWN)
     page.stop.click(None, cancels=[run])
 
 
