@@ -572,7 +572,10 @@ def test_place_in_line_is_shown_and_stop_leaves_the_line(
 
 
 @pytest.mark.browser
-def test_closed_tab_leaves_the_line(page: "Page", address: str, emoji: dalle_mini.Pipeline, crowded: None) -> None:
+def test_closed_tab_leaves_the_line(
+    page: "Page", address: str, emoji: dalle_mini.Pipeline, crowded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visits, "LEFT", 0.5)
     page.goto(address)
     ask(page, "a tiny dog")
     page.get_by_text("waiting: place 2 in line").wait_for()
