@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dalle_mini.commands.options import Model, make_folder, setting
 from dalle_mini.gallery import contact_sheet, slug
@@ -83,7 +83,9 @@ def reconstruct(
     model: Model = "emoji",
 ) -> None:
     """Show what the codes keep of a picture and what they lose: the picture beside its reconstruction."""
-    original = _read_picture(picture)
+    from dalle_mini.pictures import from_file, square
+
+    original = from_file(picture)
     if out.is_dir():
         out = out / "reconstruction.png"
     make_folder(out.parent)
@@ -92,23 +94,10 @@ def reconstruct(
 
     pipeline = dalle_mini.load(model, rerank=False)
     try:
-        square = ImageOps.fit(original, (pipeline.resolution, pipeline.resolution))
-        codes = pipeline.vqgan.encode(np.asarray(square)[None])
+        pixels = square(original, pipeline.resolution)
+        codes = pipeline.vqgan.encode(pixels[None])
         rebuilt = Image.fromarray(np.asarray(pipeline.vqgan.decode(codes)[0]))
     finally:
         pipeline.close()
-    contact_sheet([square, rebuilt]).save(out, format="PNG")
+    contact_sheet([Image.fromarray(pixels), rebuilt]).save(out, format="PNG")
     typer.echo(f"{picture}: {codes.size} codes, shown in {out}")
-
-
-def _read_picture(path: Path) -> Image.Image:
-    """Upright and in RGB, on white where it is transparent."""
-    from dalle_mini.training.data.pictures import PictureError, decode_picture
-
-    rule = f"picture must be an image that can be read, got {str(path)!r}"
-    try:
-        return decode_picture(path.read_bytes())[0]
-    except OSError as error:
-        raise ValueError(rule) from error
-    except PictureError as error:
-        raise ValueError(f"{rule} ({error})") from error

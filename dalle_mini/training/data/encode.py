@@ -17,10 +17,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from dalle_mini.gallery import contact_sheet
+from dalle_mini.pictures import square
 from dalle_mini.training.data.rows import Row, Sample, read_samples
 from dalle_mini.training.data.shards import FACTS, STATISTICS, fingerprint, named, read_shard
 from dalle_mini.training.data.skipped import Report
@@ -91,8 +92,7 @@ def _encode_samples(samples: Iterator[Sample], painters: Sequence[VQGAN], pool: 
     captions: list[str] = []
     codes = [np.zeros((0, config.side**2), np.int32)]
     while batch := list(islice(samples, BATCH * len(painters))):
-        square = (config.resolution, config.resolution)
-        pixels = np.stack([np.asarray(ImageOps.fit(sample.image, square)) for sample in batch])
+        pixels = np.stack([square(sample.image, config.resolution) for sample in batch])
         parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
         codes += pool.map(VQGAN.encode, painters, parts)
         keys += [sample.key for sample in batch]

@@ -80,7 +80,7 @@ HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")  # where several pictures are one that moves; elsewhere they are pages
 SMALLEST_SIDE = 8  # pixels; smaller ones are tracking dots and placeholders
 LARGEST = 2**30 // 4 // 3  # pixels, 89 million: Pillow's limit, 256 MB
-DRAFT_SIDE = 2048  # pixels; a JPEG larger than LARGEST is decoded to no less than this, and less than twice as much
+DRAFT_SIDE = 2048  # pixels; a JPEG larger than that is decoded to no less than this, and less than twice as much
 # Exif's orientations.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -97,36 +97,38 @@ class PictureError(Exception):
     """A picture is of no use; the message is the reason, in a few words."""
 
 
-def decode_picture(file: bytes) -> tuple[Image.Image, tuple[str, ...]]:
+def decode_picture(
+    file: bytes, *, formats: tuple[str, ...] = FORMATS, largest: int = LARGEST
+) -> tuple[Image.Image, tuple[str, ...]]:
     """An encoded picture as RGB, upright and on white, and what had to be converted for that.
 
-    Raises PictureError with the reason.
+    formats, largest: fewer of them, and fewer pixels, for files of strangers. Raises PictureError with the reason.
     """
     try:
-        return _decode(file)
+        return _decode(file, formats, largest)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _huge() from None
+        raise _huge(largest) from None
     except UnidentifiedImageError:
         raise PictureError("not a picture") from None
     except Exception as error:  # damage shows itself in Pillow's decoders as errors of many types
         if "PngImagePlugin.MAX_TEXT" in str(error) and (pixels := _without_texts(file)) != file:
-            return decode_picture(pixels)
+            return decode_picture(pixels, formats=formats, largest=largest)
         raise PictureError("truncated" if "truncated" in str(error) else "broken") from None
 
 
-def _huge() -> PictureError:
-    return PictureError(f"huge: more than {LARGEST // 10**6} million pixels")
+def _huge(largest: int) -> PictureError:
+    return PictureError(f"huge: more than {largest // 10**6} million pixels")
 
 
-def _decode(file: bytes) -> tuple[Image.Image, tuple[str, ...]]:
-    with _open(file) as image:
+def _decode(file: bytes, formats: tuple[str, ...], largest: int) -> tuple[Image.Image, tuple[str, ...]]:
+    with _open(file, formats) as image:
         if min(image.size) < SMALLEST_SIDE:
             raise PictureError("tiny")
-        done = ["decoded small"] if _drafted(image) else []
-        if image.width * image.height > LARGEST:
-            raise _huge()
+        done = ["decoded small"] if _drafted(image, largest) else []
+        if image.width * image.height > largest:
+            raise _huge(largest)
         if getattr(image, "is_animated", False):
             # A phone's JPEG often has a second picture, of depth or a preview, which makes it an "animated" MPO.
             if image.format in ANIMATIONS:
@@ -142,19 +144,19 @@ def _decode(file: bytes) -> tuple[Image.Image, tuple[str, ...]]:
         return rgb, (*done, *(conversions or (["16 bit"] if deep else [])))
 
 
-def _open(file: bytes) -> Image.Image:
+def _open(file: bytes, formats: tuple[str, ...]) -> Image.Image:
     if file.startswith(b"\xff\xd8\xff"):
         # Not by Image.open, which refuses a size before anybody could ask for a smaller one.
         try:
             return JpegImagePlugin.jpeg_factory(io.BytesIO(file))
         except (SyntaxError, IndexError, TypeError, struct.error):
             raise UnidentifiedImageError from None
-    formats = FORMATS
-    if file[4:8] == b"ftyp" and file[8:12] in HEIC and b"avif" not in file[12:64]:
-        _read_heic()
-        formats = ("HEIF",)
-    elif file.endswith(b"TRUEVISION-XFILE.\0"):  # without this mark, anything could be a TGA
-        formats = ("TGA",)
+    if formats == FORMATS:
+        if file[4:8] == b"ftyp" and file[8:12] in HEIC and b"avif" not in file[12:64]:
+            _read_heic()
+            formats = ("HEIF",)
+        elif file.endswith(b"TRUEVISION-XFILE.\0"):  # without this mark, anything could be a TGA
+            formats = ("TGA",)
     return Image.open(io.BytesIO(file), formats=formats)
 
 
@@ -166,9 +168,9 @@ def _read_heic() -> None:
         raise PictureError("HEIC needs pillow-heif: pip install pillow-heif") from None
 
 
-def _drafted(image: Image.Image) -> bool:
+def _drafted(image: Image.Image, largest: int) -> bool:
     """Whether a JPEG was too large and will be decoded to a fraction of its size."""
-    if image.width * image.height <= LARGEST or not isinstance(image, JpegImagePlugin.JpegImageFile):
+    if image.width * image.height <= largest or not isinstance(image, JpegImagePlugin.JpegImageFile):
         return False
     if image.info.get("progressive"):  # all of its coefficients would be in memory at once
         return False

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
+from dalle_mini.pictures import square
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.engine import Engine
 from dalle_mini.serving.scheduler import Scheduler
@@ -76,7 +77,7 @@ def source_questions(source: str | Path, resolution: int, *, captions: int = 200
     samples = list(islice(read_samples(open_source(source), report), captions))
     if not samples:
         raise ValueError(f"data must hold pictures with captions, got {report.summary()} in {str(source)!r}")
-    pictures = [np.asarray(ImageOps.fit(sample.image, (resolution, resolution))) for sample in samples]
+    pictures = [square(sample.image, resolution) for sample in samples]
     return Questions(source=str(source), captions=[sample.caption for sample in samples], truth=np.stack(pictures))
 
 

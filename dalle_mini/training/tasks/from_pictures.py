@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ImageOps
 from tqdm import tqdm
 
 import vqgan
 from dalle_mini import device
+from dalle_mini.pictures import square
 from dalle_mini.training.clip.config import ClipTrainConfig
 from dalle_mini.training.data.rows import read_samples
 from dalle_mini.training.data.shards import held_back
@@ -169,7 +169,7 @@ def _write_pixels(
             if min(sample.image.size) < side:
                 report.skip(f"smaller than {side} pixels", sample.key)
                 continue
-            file.write(np.asarray(ImageOps.fit(sample.image, (side, side))).tobytes())
+            file.write(square(sample.image, side).tobytes())
             keys.append(sample.key)
             captions.append(sample.caption)
             bar.update()

@@ -8,12 +8,13 @@ from typing import Any
 from PIL import Image
 
 from dalle_mini.gallery import Preview
+from dalle_mini.pictures import data_url
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.request import Waiting
 from dalle_mini.web.answers import Answers
 from dalle_mini.web.limits import visitor_at
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.texts import caption, data_url, messages
+from dalle_mini.web.page.texts import caption, messages
 
 
 def settings_of(pipeline: Pipeline) -> dict[str, Any]:

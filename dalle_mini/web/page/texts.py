@@ -1,8 +1,6 @@
 """What the page says: captions, status, footer, errors, and other people's Markdown made harmless."""
 
-import base64
 import html
-import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from contextlib import contextmanager
 from PIL import Image
 
 from dalle_mini.gallery import Candidate, Gallery
+from dalle_mini.pictures import data_url
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.serving.refusals import RefusedError
 from dalle_mini.serving.request import Waiting
@@ -39,14 +38,8 @@ def status(text: str, row: int = 0, rows: int = 0) -> str:
     return f"<span>{html.escape(text)}</span>{bar}"
 
 
-def data_url(image: Image.Image) -> str:
-    """A picture inside the message itself: nine files a row would have to be kept and fetched."""
-    data = io.BytesIO()
-    image.save(data, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
 def unfinished(images: list[Image.Image]) -> str:
+    """Pictures inside the message itself: nine files a row would have to be kept and fetched."""
     shown = (f'<img src="{data_url(image)}" alt="candidate {i}, not finished yet">' for i, image in enumerate(images))
     return f"<div>{''.join(shown)}</div>"
 
