@@ -155,7 +155,7 @@ def test_cmyk_with_a_profile_for_other_pixels_is_converted_plainly():
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(decode_picture.__kwdefaults__, "largest", 3_000_000)
+    monkeypatch.setattr(pictures, "LARGEST", 3_000_000)
     monkeypatch.setattr(pictures, "DRAFT_SIDE", 512)
 
 

@@ -98,12 +98,14 @@ class PictureError(Exception):
 
 
 def decode_picture(
-    file: bytes, *, formats: tuple[str, ...] = FORMATS, largest: int = LARGEST
+    file: bytes, *, formats: tuple[str, ...] = FORMATS, largest: int | None = None
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """An encoded picture as RGB, upright and on white, and what had to be converted for that.
 
-    formats, largest: fewer of them, and fewer pixels, for files of strangers. Raises PictureError with the reason.
+    formats, largest: fewer of them, and fewer pixels than LARGEST, for files of strangers. Raises PictureError with the
+    reason.
     """
+    largest = largest or LARGEST
     try:
         return _decode(file, formats, largest)
     except PictureError:
