@@ -105,13 +105,13 @@ def _load_tokenizer(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     return config, tokenizer
 
 
-def _load_vqgan(preset: Preset, config: ModelConfig) -> vqgan.VQGAN:
+def _load_vqgan(preset: Preset, config: ModelConfig) -> vqgan.Codec:
     """The VQGAN whose codes the text-to-code model draws."""
     found = vqgan.load(preset.vqgan)
-    if found.config.n_embed != config.codebook_size or found.config.side != config.side:
+    if (found.codebook_size, found.side) != (config.codebook_size, config.side):
         raise CheckpointError(
             f"{preset.vqgan} must have {config.codebook_size} codes and a grid of side {config.side} for "
-            f"{preset.dalle}, got {found.config.n_embed} and {found.config.side}"
+            f"{preset.dalle}, got {found.codebook_size} and {found.side}"
         )
     return found
 

@@ -51,7 +51,7 @@ class Pipeline:
         name: str,
         tokenizer: Tokenizer,
         scheduler: "Scheduler | RayScheduler",
-        vqgan: vqgan.VQGAN,
+        vqgan: vqgan.Codec,
         reranker: "Reranker | None",
         model_card: str = "",
         limits: Limits | None = None,
@@ -185,7 +185,7 @@ class Pipeline:
     @property
     def resolution(self) -> int:
         """Pixels along a side of a picture."""
-        return self.vqgan.config.resolution
+        return self.vqgan.resolution
 
     @property
     def device(self) -> str:

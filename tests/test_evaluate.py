@@ -163,7 +163,7 @@ def test_shards_give_the_loss_of_the_pictures_that_training_holds_back(emoji: Pi
 
 def test_shards_of_another_vqgan_are_refused(emoji: Pipeline, photos: Path, tmp_path: Path):
     params = jax.tree.map(lambda array: array * 1.01, emoji.vqgan.params)
-    encode(photos, vqgan.VQGAN(emoji.vqgan.config, params), out=tmp_path / "shards")
+    encode(photos, vqgan.Codec(emoji.vqgan.config, params), out=tmp_path / "shards")
     own = source_questions(photos, emoji.resolution, captions=1)
     with pytest.raises(ValueError, match=r"shards must be of emoji's own VQGAN, got those of another: .*shards"):
         evaluate(emoji, own, num_candidates=1, shards=[tmp_path / "shards"])

@@ -21,7 +21,7 @@ from dalle_mini.training import run as runs
 from dalle_mini.training.data.encode import encode
 from dalle_mini.training.data.shards import HELD_BACK, fingerprint, held_back, read_codes
 from dalle_mini.training.tasks import from_shards
-from vqgan import VQGAN, load, save
+from vqgan import Codec, load, save
 from vqgan.files import CheckpointError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimised")]
@@ -57,12 +57,12 @@ def draw(folder: Path, count: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def painter() -> VQGAN:
+def painter() -> Codec:
     return load(EMBEDDED / "vqgan")
 
 
 @pytest.fixture(scope="module")
-def shards(painter: VQGAN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(painter: Codec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     draw(folder / "pictures", 24)
     encode(folder / "pictures", painter, out=folder / "encoded")
@@ -78,7 +78,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_model_of_a_run_loads_and_draws_without_clip(run: Path, painter: VQGAN):
+def test_model_of_a_run_loads_and_draws_without_clip(run: Path, painter: Codec):
     with dalle_mini.load(run / "model", rerank=False) as pipeline:
         gallery = pipeline.generate("a red circle", num_candidates=2, seed=1)
         assert pipeline.config.codebook_size == 1024
@@ -149,7 +149,7 @@ def test_all_captions_of_a_picture_are_held_back_or_none():
 # -- Refused before training
 
 
-def test_shards_of_another_vqgan_are_refused(shards: Path, painter: VQGAN, tmp_path: Path):
+def test_shards_of_another_vqgan_are_refused(shards: Path, painter: Codec, tmp_path: Path):
     params = jax.tree.map(np.array, painter.params)
     params["quantize"]["embedding"]["embedding"][0] += 1
     save(tmp_path / "other", painter.config, params)

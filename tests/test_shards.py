@@ -18,14 +18,14 @@ from dalle_mini.model_names import EMBEDDED, PUBLISHED_VQGAN
 from dalle_mini.training.data import encode as encoding
 from dalle_mini.training.data.encode import encode
 from dalle_mini.training.data.shards import FACTS, fingerprint, read_codes, vqgan_location
-from vqgan import VQGAN, load
+from vqgan import Codec, load
 
 COUNT, SHARD_ROWS = 22, 9  # two whole shards and a rest
 SHARDS = ["00000.parquet", "00001.parquet", "00002.parquet"]
 
 
 @pytest.fixture(scope="module")
-def painter() -> VQGAN:
+def painter() -> Codec:
     return load(EMBEDDED / "vqgan")
 
 
@@ -48,7 +48,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shards(source: Path, painter: VQGAN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(source: Path, painter: Codec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an uninterrupted encode writes."""
     out = tmp_path_factory.mktemp("encoded")
     encode(source, painter, out=out, shard_rows=SHARD_ROWS)
@@ -59,10 +59,10 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def other_codes(painter: VQGAN) -> VQGAN:
+def other_codes(painter: Codec) -> Codec:
     """The same network with its codebook in another order."""
     quantize = jax.tree.map(lambda codebook: codebook[::-1], painter.params["quantize"])
-    return VQGAN(painter.config, {**painter.params, "quantize": quantize})
+    return Codec(painter.config, {**painter.params, "quantize": quantize})
 
 
 def copy(shards: Path, folder: Path) -> Path:
@@ -72,7 +72,7 @@ def copy(shards: Path, folder: Path) -> Path:
     return folder
 
 
-def test_shards_hold_the_codes_of_the_pictures_that_can_be_used(shards: Path, painter: VQGAN):
+def test_shards_hold_the_codes_of_the_pictures_that_can_be_used(shards: Path, painter: Codec):
     kept = [number for number in range(COUNT) if number not in (3, 20)]
     captions, codes, vqgan, keys = read_codes([shards])
     assert [Path(key).stem for key in keys] == [f"{number:02d}" for number in kept]
@@ -84,7 +84,7 @@ def test_shards_hold_the_codes_of_the_pictures_that_can_be_used(shards: Path, pa
     assert sorted(content(shards)) == [*SHARDS, "sheet.png", "statistics.json"]
 
 
-def test_statistics_are_those_of_the_shards(shards: Path, painter: VQGAN):
+def test_statistics_are_those_of_the_shards(shards: Path, painter: Codec):
     _, codes, vqgan, _ = read_codes([shards])
     statistics = json.loads((shards / "statistics.json").read_text())
     uses = np.unique(codes, return_counts=True)[1] / codes.size
@@ -109,7 +109,7 @@ def test_statistics_are_those_of_the_shards(shards: Path, painter: VQGAN):
     }
 
 
-def test_the_sheet_shows_pictures_decoded_from_the_codes(shards: Path, painter: VQGAN):
+def test_the_sheet_shows_pictures_decoded_from_the_codes(shards: Path, painter: Codec):
     codes = read_codes([shards]).codes.astype(np.int32)
     with Image.open(shards / "sheet.png") as sheet:
         assert sheet.size == (4 * 64 + 3 * 2, 4 * 64 + 3 * 2)
@@ -122,7 +122,7 @@ class StopError(Exception):
 
 
 def test_stopped_and_resumed_gives_what_an_uninterrupted_encode_gives(
-    source: Path, shards: Path, painter: VQGAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, shards: Path, painter: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write = encoding._write
 
@@ -147,16 +147,16 @@ def test_stopped_and_resumed_gives_what_an_uninterrupted_encode_gives(
 
 
 def test_a_finished_encode_is_not_encoded_again(
-    source: Path, shards: Path, painter: VQGAN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, shards: Path, painter: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = copy(shards, tmp_path / "out")
-    monkeypatch.setattr(VQGAN, "encode", None)
+    monkeypatch.setattr(Codec, "encode", None)
     encode(source, painter, out=out, shard_rows=SHARD_ROWS)
     assert content(out) == content(shards)
 
 
 @pytest.mark.parametrize("change", ["caption", "picture", "one more", "one less", "size of a shard"])
-def test_a_source_that_changed_is_refused(change: str, source: Path, shards: Path, painter: VQGAN, tmp_path: Path):
+def test_a_source_that_changed_is_refused(change: str, source: Path, shards: Path, painter: Codec, tmp_path: Path):
     changed, out = copy(source, tmp_path / "source"), copy(shards, tmp_path / "out")
     if change == "caption":
         (changed / "12.txt").write_text("another caption")
@@ -176,7 +176,7 @@ def test_a_source_that_changed_is_refused(change: str, source: Path, shards: Pat
 
 
 def test_a_shard_that_does_not_say_which_pictures_it_is_of_is_kept(
-    source: Path, shards: Path, painter: VQGAN, tmp_path: Path
+    source: Path, shards: Path, painter: Codec, tmp_path: Path
 ):
     """As it was written before shards said so."""
     out = copy(shards, tmp_path / "out")
@@ -189,7 +189,7 @@ def test_a_shard_that_does_not_say_which_pictures_it_is_of_is_kept(
     assert (out / SHARDS[0]).read_bytes() == before
 
 
-def test_shards_of_another_vqgan_are_refused_by_name(source: Path, shards: Path, painter: VQGAN, tmp_path: Path):
+def test_shards_of_another_vqgan_are_refused_by_name(source: Path, shards: Path, painter: Codec, tmp_path: Path):
     other = other_codes(painter)
     with pytest.raises(
         ValueError, match=r"00000.parquet must be of the VQGAN \w{12} \(1024 codes, 64 px\), got \w{12}"
@@ -202,10 +202,10 @@ def test_shards_of_another_vqgan_are_refused_by_name(source: Path, shards: Path,
         read_codes([shards, tmp_path / "other"])
 
 
-def test_only_what_decides_the_codes_is_in_the_fingerprint(painter: VQGAN):
+def test_only_what_decides_the_codes_is_in_the_fingerprint(painter: Codec):
     params = painter.params
-    decoder = VQGAN(painter.config, {**params, "decoder": jax.tree.map(lambda leaf: leaf + 1, params["decoder"])})
-    encoder = VQGAN(painter.config, {**params, "encoder": jax.tree.map(lambda leaf: leaf + 1, params["encoder"])})
+    decoder = Codec(painter.config, {**params, "decoder": jax.tree.map(lambda leaf: leaf + 1, params["decoder"])})
+    encoder = Codec(painter.config, {**params, "encoder": jax.tree.map(lambda leaf: leaf + 1, params["encoder"])})
     assert fingerprint(decoder) == fingerprint(painter)
     assert len({fingerprint(vqgan)["sha256"] for vqgan in (painter, encoder, other_codes(painter))}) == 3
 
@@ -227,7 +227,7 @@ def test_incomplete_or_damaged_shards_are_named(shards: Path, tmp_path: Path):
         read_codes([damaged])
 
 
-def test_a_source_without_a_usable_picture_is_refused(painter: VQGAN, tmp_path: Path):
+def test_a_source_without_a_usable_picture_is_refused(painter: Codec, tmp_path: Path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="source must hold pictures with captions, got 0 of 1 kept, 1 no caption"):
@@ -244,14 +244,14 @@ from dalle_mini import device
 device.set_up()
 import jax
 from dalle_mini.training.data.encode import encode
-from vqgan import VQGAN, load
+from vqgan import Codec, load
 
-used, encode_on_one = set(), VQGAN.encode
+used, encode_on_one = set(), Codec.encode
 def noting(vqgan, pixels):
     used.add(jax.tree.leaves(vqgan.params)[0].device)
     return encode_on_one(vqgan, pixels)
 
-VQGAN.encode = noting
+Codec.encode = noting
 encode(sys.argv[1], load(sys.argv[2]), out=Path(sys.argv[3]))
 assert used == set(jax.local_devices()), used
 assert len(used) == 2

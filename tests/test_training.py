@@ -26,7 +26,7 @@ from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfi
 from dalle_mini.training.vqgan.decoder import train_decoder
 from dalle_mini.training.vqgan.losses import same_cells
 from dalle_mini.training.vqgan.train_step import Batch
-from vqgan import VQGAN
+from vqgan import Codec
 from vqgan.config import VQGANConfig
 
 VQGAN_SIZES = VQGANConfig(
@@ -215,11 +215,11 @@ def test_without_the_losses_of_photographs_a_step_is_the_program_that_it_was_bef
 
 def test_training_the_decoder_on_changes_pixels_but_no_code(tmp_path: Path):
     init = jax.jit(partial(vqgan.model.init_params, VQGAN_SIZES))
-    params, before = init(jax.random.key(0)), VQGAN(VQGAN_SIZES, init(jax.random.key(0)))
+    params, before = init(jax.random.key(0)), Codec(VQGAN_SIZES, init(jax.random.key(0)))
     recipe = DecoderTrainConfig(steps=3, batch_size=4, warmup_steps=1)
     codes = before.encode(pictures(0))
     batch = codes, pictures(0)
-    after = VQGAN(
+    after = Codec(
         VQGAN_SIZES,
         train_decoder(VQGAN_SIZES, recipe, params, lambda step: batch, out=tmp_path, held_out=batch),
     )

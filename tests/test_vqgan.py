@@ -22,7 +22,7 @@ ATOL = 2e-4  # given with the golden data, for pixels and states
 
 
 class Case(NamedTuple):
-    vqgan: vqgan.VQGAN
+    vqgan: vqgan.Codec
     arrays: dict[str, np.ndarray]
 
     def apply(self, function: Callable[..., Any], given: np.ndarray) -> Any:

@@ -1,15 +1,21 @@
-"""Sizes of a VQGAN, as the published `config.json` of `dalle-mini/vqgan_imagenet_f16_16384` writes them."""
+"""Sizes of the two networks that turn pictures into codes and back; the keys of a `config.json` say of which.
+
+Contract: both have `resolution` and `side` (pixels and codes along a side of a picture), `downscale` (pixels along the
+side of what one code stands for) and `codebook_size`.
+"""
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+Config = TypeVar("Config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VQGANConfig:
-    """Field names are the published ones (Esser et al. 2021, arXiv:2012.09841).
+    """A VQGAN's, as `dalle-mini/vqgan_imagenet_f16_16384` writes them (Esser et al. 2021, arXiv:2012.09841).
 
     `num_groups` is ours: group normalisation needs several channels a group, so that a narrow network
     cannot keep the published 32 groups (one channel a group erases every flat colour).
@@ -35,9 +41,7 @@ class VQGANConfig:
             if getattr(self, name) != must:
                 raise ValueError(f"{name} must be {must} for a VQGAN that paints, got {getattr(self, name)!r}")
         for name in ("resolution", "ch", "num_res_blocks", "z_channels", "n_embed", "embed_dim", "num_groups"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+            _check_size(name, getattr(self, name))
         for name in ("ch_mult", "attn_resolutions"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(type(each) is int and each >= 1 for each in value):
@@ -59,12 +63,14 @@ class VQGANConfig:
         """Codes along one side of a picture of `resolution` pixels."""
         return self.resolution // self.downscale
 
+    @property
+    def codebook_size(self) -> int:
+        return self.n_embed
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From the entries of a `config.json`; entries that do not change the network are ignored."""
-        fields = {f.name for f in dataclasses.fields(cls)}
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields}
-        return cls(**known)
+        return _from_dict(cls, values)
 
     @classmethod
     def from_json(cls, path: Path) -> Self:
@@ -72,3 +78,78 @@ class VQGANConfig:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DVAEConfig:
+    """A dVAE's: names and defaults are those of OpenAI's encoder and decoder (Ramesh et al. 2021, arXiv:2102.12092).
+
+    `resolution` is ours: the network itself reads pictures of any multiple of 8 pixels.
+    """
+
+    resolution: int = 256
+    n_hid: int = 256
+    n_blk_per_group: int = 2
+    vocab_size: int = 8192
+    n_init: int = 128
+    input_channels: int = 3
+    output_channels: int = 3
+    group_count: int = 4
+
+    def __post_init__(self) -> None:
+        for name, must in {"input_channels": 3, "output_channels": 3, "group_count": 4}.items():
+            if getattr(self, name) != must:
+                raise ValueError(f"{name} must be {must} for a dVAE, got {getattr(self, name)!r}")
+        for name in ("resolution", "n_hid", "n_blk_per_group", "vocab_size", "n_init"):
+            _check_size(name, getattr(self, name))
+        if self.n_hid % 4:
+            raise ValueError(f"n_hid must be a multiple of 4, got {self.n_hid}")
+        if self.resolution % self.downscale:
+            raise ValueError(f"resolution must be a multiple of {self.downscale}, got {self.resolution}")
+
+    @property
+    def downscale(self) -> int:
+        return 2 ** (self.group_count - 1)
+
+    @property
+    def side(self) -> int:
+        return self.resolution // self.downscale
+
+    @property
+    def codebook_size(self) -> int:
+        return self.vocab_size
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return _from_dict(cls, values)
+
+    def to_json(self) -> str:
+        return json.dumps({"model_type": "dvae", **dataclasses.asdict(self)}, indent=2) + "\n"
+
+
+CodecConfig = VQGANConfig | DVAEConfig
+
+
+def config_of(values: Mapping[str, Any]) -> CodecConfig:
+    """The sizes in the entries of a `config.json`.
+
+    Raises ValueError for what is neither's: without any size, those of a default would be taken.
+    """
+    if "n_hid" in values:
+        return DVAEConfig.from_dict(values)
+    if not {"n_embed", "z_channels", "ch_mult"} & values.keys():
+        raise ValueError(
+            f"config.json must be a VQGAN's or a dVAE's, got one of model_type {values.get('model_type')!r}"
+        )
+    return VQGANConfig.from_dict(values)
+
+
+def _check_size(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+
+
+def _from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in fields}
+    return kind(**known)

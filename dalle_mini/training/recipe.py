@@ -28,7 +28,7 @@ from dalle_mini.training.clip.config import ClipTrainConfig
 from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.emoji.config import WorldConfig
 from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfig
-from vqgan.config import VQGANConfig
+from vqgan.config import CodecConfig, VQGANConfig
 
 FOLDER = Path(__file__).parent / "recipes"
 SECTIONS = ("world", "vqgan", "vqgan.training", "decoder.training", "dalle", "dalle.training", "clip.training")
@@ -61,7 +61,7 @@ class Recipe:
     def clip_training(self) -> ClipTrainConfig:
         return _build(ClipTrainConfig, self._table("clip.training"), "clip.training")
 
-    def dalle(self, *, vocab_size: int | None = None, vqgan: VQGANConfig | None = None) -> ModelConfig:
+    def dalle(self, *, vocab_size: int | None = None, vqgan: CodecConfig | None = None) -> ModelConfig:
         """The sizes for a tokenizer of `vocab_size` tokens and a VQGAN; of the recipe's own word for what is None.
 
         Raises ValueError where the recipe says something else than they do.
@@ -76,7 +76,7 @@ class Recipe:
         if vqgan is None and "vqgan" in self.tables:
             vqgan = self.vqgan()
         if vqgan is not None:
-            for name, value in {"codebook_size": vqgan.n_embed, "image_length": vqgan.side**2}.items():
+            for name, value in {"codebook_size": vqgan.codebook_size, "image_length": vqgan.side**2}.items():
                 if given.setdefault(name, value) != value:
                     raise ValueError(f"dalle.{name} must be the VQGAN's {value}, got {given[name]}")
         return _model_config(given)

@@ -28,7 +28,7 @@ from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
 from dalle_mini.training.optional_packages import optional
 from dalle_mini.training.report.quality import codebook_use
-from vqgan import BATCH, VQGAN
+from vqgan import BATCH, Codec
 from vqgan.files import write_json
 
 SHARD_ROWS = 1000  # at a second a picture, what a stopped encode loses is at most a quarter of an hour
@@ -36,18 +36,18 @@ SHEET = "sheet.png"
 SHEET_PICTURES = 16
 
 
-def encode(source: str | Path, vqgan: VQGAN, *, out: Path, shard_rows: int = SHARD_ROWS) -> Report:
+def encode(source: str | Path, vqgan: Codec, *, out: Path, shard_rows: int = SHARD_ROWS) -> Report:
     """Write the shards of `source` that `out` does not have yet, on all local devices, then statistics and a sheet.
 
     Pictures are cropped to a centred square of the VQGAN's resolution. Raises ValueError if there is none to encode,
     or if `out` holds shards of another VQGAN, of another source, or of this one before it changed.
     """
-    if vqgan.config.n_embed > 2**16:
-        raise ValueError(f"n_embed must be <= 65536, to be written in 16 bits, got {vqgan.config.n_embed}")
+    if vqgan.codebook_size > 2**16:
+        raise ValueError(f"codebook_size must be <= 65536, to be written in 16 bits, got {vqgan.codebook_size}")
     rows, identity = open_source(source), fingerprint(vqgan)
     out.mkdir(parents=True, exist_ok=True)
     (out / STATISTICS).unlink(missing_ok=True)
-    painters = [VQGAN(vqgan.config, jax.device_put(vqgan.params, device)) for device in jax.local_devices()]
+    painters = [Codec(vqgan.config, jax.device_put(vqgan.params, device)) for device in jax.local_devices()]
     with ThreadPoolExecutor(len(painters)) as pool, tqdm(unit="row", mininterval=5) as bar:  # a thread for each device
         for number in count():
             path, part, report = out / f"{number:05d}.parquet", _Part(islice(rows, shard_rows), bar), Report()
@@ -85,7 +85,7 @@ class _Part:
         return {"source": self._texts.hexdigest(), "pictures": self._pictures.hexdigest()}
 
 
-def _encode_samples(samples: Iterator[Sample], painters: Sequence[VQGAN], pool: ThreadPoolExecutor) -> dict[str, Any]:
+def _encode_samples(samples: Iterator[Sample], painters: Sequence[Codec], pool: ThreadPoolExecutor) -> dict[str, Any]:
     """The columns of a shard."""
     config = painters[0].config
     keys: list[str] = []
@@ -94,7 +94,7 @@ def _encode_samples(samples: Iterator[Sample], painters: Sequence[VQGAN], pool: 
     while batch := list(islice(samples, BATCH * len(painters))):
         pixels = np.stack([square(sample.image, config.resolution) for sample in batch])
         parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-        codes += pool.map(VQGAN.encode, painters, parts)
+        codes += pool.map(Codec.encode, painters, parts)
         keys += [sample.key for sample in batch]
         captions += [sample.caption for sample in batch]
     return {"key": keys, "caption": captions, "codes": np.concatenate(codes).astype(np.uint16)}
@@ -125,8 +125,8 @@ def _check(path: Path, identity: dict[str, Any], part: _Part) -> None:
         raise ValueError(f"{path} must be of the same pictures as the source has, got others: use a new folder")
 
 
-def _finish(out: Path, vqgan: VQGAN) -> Report:
-    report, uses, words = Report(), np.zeros(vqgan.config.n_embed, np.int64), 0
+def _finish(out: Path, vqgan: Codec) -> Report:
+    report, uses, words = Report(), np.zeros(vqgan.codebook_size, np.int64), 0
     some: list[np.ndarray] = []
     shards = sorted(out.glob("*.parquet"))
     for path in shards:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, UInt16
 
 from dalle_mini.model_names import EMBEDDED, PUBLISHED_VQGAN, SHELF, model_of
 from dalle_mini.training.optional_packages import optional
-from vqgan import VQGAN
+from vqgan import Codec
 
 STATISTICS = "statistics.json"
 HELD_BACK = 0.02  # of the rows: what the validation loss and the sample sheets of training are made of
@@ -47,7 +47,7 @@ def vqgan_location(name: str) -> str | Path:
     return folder / "vqgan" if (folder / "vqgan").is_dir() else name
 
 
-def fingerprint(vqgan: VQGAN) -> dict[str, Any]:
+def fingerprint(vqgan: Codec) -> dict[str, Any]:
     """Tells VQGANs with other codes apart, whatever the layout of their files.
 
     The SHA-256 is of the float32 parameters that decide the codes: the decoder may be trained further.
@@ -56,7 +56,7 @@ def fingerprint(vqgan: VQGAN) -> dict[str, Any]:
     for path, leaf in sorted(traverse_util.flatten_dict(vqgan.params, sep="/").items()):
         if not path.startswith(("decoder/", "post_quant_conv/")):
             digest.update(f"{path} {leaf.shape}\n".encode() + np.asarray(leaf).tobytes())
-    return {"sha256": digest.hexdigest(), "n_embed": vqgan.config.n_embed, "resolution": vqgan.config.resolution}
+    return {"sha256": digest.hexdigest(), "n_embed": vqgan.codebook_size, "resolution": vqgan.resolution}
 
 
 def read_shard(path: Path) -> tuple[list[str], UInt16[np.ndarray, "M T"], dict[str, Any], list[str]]:

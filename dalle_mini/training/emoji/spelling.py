@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dalle_mini.training.data.shards import fingerprint
 from dalle_mini.training.emoji.scene import GRID, Block, EmojiWorld, Scene
-from vqgan import VQGAN
+from vqgan import Codec
 
 BARE = -1  # in a spelling: nothing is drawn here
 
@@ -32,7 +32,7 @@ class Spelling:
         self._world, self.blocks, self.grounds = world, blocks, grounds
 
     @classmethod
-    def vote(cls, world: EmojiWorld, vqgan: VQGAN) -> "Spelling":
+    def vote(cls, world: EmojiWorld, vqgan: Codec) -> "Spelling":
         blocks: dict[Block, np.ndarray] = {}
         grounds: dict[str, list[np.ndarray]] = {colour: [] for colour in world.backgrounds}
         cell = vqgan.config.downscale
@@ -54,7 +54,7 @@ class Spelling:
         )
 
     @classmethod
-    def of(cls, world: EmojiWorld, vqgan: VQGAN, folder: Path) -> "Spelling":
+    def of(cls, world: EmojiWorld, vqgan: Codec, folder: Path) -> "Spelling":
         """The vote, which `folder` keeps for the next who asks for the same world and encoder."""
         blocks, colours = world.blocks(), list(world.backgrounds)
         facts = json.dumps([fingerprint(vqgan), blocks, colours])

@@ -103,7 +103,7 @@ def evaluate(
         for scale in condition_scales or [defaults.condition_scale]
     ]
     judges = _Judges(pipeline, questions, features or pipeline.reranker)
-    codes, size = pipeline.vqgan.encode(questions.truth), pipeline.vqgan.config.n_embed
+    codes, size = pipeline.vqgan.encode(questions.truth), pipeline.vqgan.codebook_size
     rebuilt = pipeline.vqgan.decode(codes)
     report: dict[str, Any] = {
         "model": pipeline.name,

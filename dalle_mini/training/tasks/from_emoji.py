@@ -92,7 +92,7 @@ def _facts(recipe: Recipe, training: Any) -> dict[str, dict[str, Any]]:
     return {"recipe": dataclasses.asdict(training), "data": dataclasses.asdict(recipe.world())}
 
 
-def _load(run: Path, recipe: Recipe) -> tuple[EmojiWorld, vqgan.VQGAN]:
+def _load(run: Path, recipe: Recipe) -> tuple[EmojiWorld, vqgan.Codec]:
     """The run's VQGAN, and the recipe's world at its resolution. Raises ValueError if there is none yet."""
     folder = run / "model" / "vqgan"
     if not folder.is_dir():
@@ -184,7 +184,7 @@ def train_clip(run: Path, recipe: Recipe) -> None:
     shutil.copytree(folder, run / "model" / "clip", dirs_exist_ok=True)
 
 
-def _paint(network: vqgan.VQGAN, codes: np.ndarray, side: int) -> np.ndarray:
+def _paint(network: vqgan.Codec, codes: np.ndarray, side: int) -> np.ndarray:
     """uint8 [codes, side, side, 3], made smaller as CLIP's own reader of pictures does it."""
     painted = np.empty((len(codes), side, side, 3), np.uint8)
     for start in tqdm(range(0, len(codes), 128), unit="batch", desc="painting", mininterval=5):

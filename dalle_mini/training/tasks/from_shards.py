@@ -77,19 +77,19 @@ def _tokenizer(recipe: Recipe, folder: Path, captions: Sequence[str], source: st
     return load_tokenizer(folder, some)
 
 
-def _vqgan(run: Path, name: str, encoded: Encoded) -> vqgan.VQGAN:
+def _vqgan(run: Path, name: str, encoded: Encoded) -> vqgan.Codec:
     own = run / "model" / "vqgan"
     name = name or (str(own) if (own / "config.json").exists() else "emoji")
     network = vqgan.load(vqgan_location(name))
     if fingerprint(network) != encoded.vqgan:
         raise ValueError(
             f"vqgan must be the one of the shards, {encoded.vqgan['sha256'][:12]} ({encoded.vqgan['n_embed']} codes), "
-            f"got {name}, {fingerprint(network)['sha256'][:12]} ({network.config.n_embed} codes)"
+            f"got {name}, {fingerprint(network)['sha256'][:12]} ({network.codebook_size} codes)"
         )
     return network
 
 
-def _keep_vqgan(network: vqgan.VQGAN, folder: Path, *, again: bool) -> None:
+def _keep_vqgan(network: vqgan.Codec, folder: Path, *, again: bool) -> None:
     if again or not (folder / "config.json").exists():
         # float32: rounding could move a latent to another code, and the shards' VQGAN would be another one.
         vqgan.save(folder, network.config, network.params, dtype=np.float32)

@@ -20,7 +20,7 @@ from dalle_mini.training.dalle.train import train
 from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.run import once, tracker
 from dalle_mini.vocabulary import Vocabulary
-from vqgan import VQGAN
+from vqgan import Codec
 from vqgan.files import write_text
 
 SHOWN = 16  # captions on a sheet
@@ -34,7 +34,7 @@ def train_text_to_code(
     examples: Examples,
     held_out: Examples,
     shown: Sequence[str],
-    vqgan: VQGAN,
+    vqgan: Codec,
     vocabulary: Vocabulary,
     track: str = "",
 ) -> None:
@@ -56,7 +56,7 @@ def train_text_to_code(
     _keep(folder, sizes, params)
 
 
-def _sheets(folder: Path, sizes: ModelConfig, vqgan: VQGAN, held_out: Examples) -> Callable[[Params], Image.Image]:
+def _sheets(folder: Path, sizes: ModelConfig, vqgan: Codec, held_out: Examples) -> Callable[[Params], Image.Image]:
     """Draws the first captions that were held back, and leaves a usable model in `folder` each time."""
     captions = held_out.first(SHOWN)
 
