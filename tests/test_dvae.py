@@ -1,7 +1,9 @@
 """The dVAE equals OpenAI's on golden data that OpenAI's code computed, whichever way its weights come in."""
 
 import hashlib
+import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from flax.traverse_util import flatten_dict
 
 import vqgan
+from dalle_mini.__main__ import main
 from vqgan import Codec, dvae
 from vqgan.checkpoint import from_openai, read_openai
 from vqgan.config import DVAEConfig, VQGANConfig
@@ -159,15 +162,17 @@ def test_codes_outside_the_codebook_are_named():
 
 
 def test_the_published_pickles_give_the_state_dicts():
-    config, params, hashes = read_openai(GOLDEN / "dvae_pkl")
+    config, params = read_openai(GOLDEN / "dvae_pkl")
     expected = load("dvae_pkl").codec
-    assert config == DVAEConfig(n_hid=8, n_blk_per_group=1, vocab_size=16, n_init=8)
+    hashes = {
+        f"{part}_sha256": hashlib.sha256((GOLDEN / "dvae_pkl" / f"{part}.pkl").read_bytes()).hexdigest()
+        for part in ("encoder", "decoder")
+    }
+    assert config == DVAEConfig(n_hid=8, n_blk_per_group=1, vocab_size=16, n_init=8, **hashes)
     flat, wanted = flatten_dict(params, sep="/"), flatten_dict(expected.params, sep="/")
     assert flat.keys() == wanted.keys()
     for path, array in wanted.items():
         np.testing.assert_array_equal(flat[path], array, err_msg=path)
-    file = (GOLDEN / "dvae_pkl" / "encoder.pkl").read_bytes()
-    assert hashes["encoder.pkl"] == hashlib.sha256(file).hexdigest()
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path):
@@ -209,6 +214,47 @@ def lacking(folder: Path) -> None:
     (folder / "decoder.pkl").unlink()
 
 
+class Trap:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.canary),)
+
+
+def test_what_a_pickle_would_run_does_not_run(tmp_path: Path):
+    """Beside the tensors it is passed over; in their place it is refused."""
+    state = {name: torch.from_numpy(x) for name, x in arrays_of(GOLDEN / "dvae_pkl" / "encoder_state_dict.npz").items()}
+    canary, path = tmp_path / "canary", pickles(tmp_path) / "encoder.pkl"
+    torch.save({"trap": Trap(canary), "state_dict": state}, path)
+    assert read_openai(tmp_path)[0].n_hid == 8
+    for content in (Trap(canary), {**state, "blocks.input.b": Trap(canary)}):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=r"encoder\.pkl must hold a state_dict of tensors"):
+            read_openai(tmp_path)
+    assert not canary.exists()
+    torch.load(path, weights_only=False)
+    assert canary.exists()  # it was a trap
+
+
+def rewritten(path: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """The zip with its entries changed."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: change(name.partition("/")[2], archive.read(name)) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def deep(folder: Path) -> None:
+    lists = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
+    rewritten(folder / "encoder.pkl", lambda name, content: lists if name == "data.pkl" else content)
+
+
+def lying(folder: Path) -> None:
+    rewritten(folder / "decoder.pkl", lambda name, content: content[:-4] if name == "data/0" else content)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -216,6 +262,8 @@ def lacking(folder: Path) -> None:
         (cut, r"encoder\.pkl must be a whole torch file of tensors: "),
         (other_module, r"decoder\.pkl must hold the decoder of a dVAE: 'input'$"),
         (other_size, r"does not fit its config\.json"),
+        (deep, r"encoder\.pkl must "),
+        (lying, r"decoder\.pkl must be a whole torch file of tensors: a tensor of shape .* must fit its storage"),
         (lacking, r"decoder\.pkl must be a whole torch file of tensors: .*No such file"),
     ],
 )
@@ -236,3 +284,14 @@ def test_a_folder_with_the_config_of_the_other_network_is_one_sentence(tmp_path:
     (tmp_path / "config.json").write_text(codec.config.to_json())
     with pytest.raises(CheckpointError, match=r"config\.json must be a VQGAN's, as the weights are, got a dVAE's$"):
         vqgan.load(tmp_path)
+
+
+def test_converted_once_it_is_a_folder_that_every_command_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["convert", str(GOLDEN / "dvae_pkl"), "--out", str(tmp_path / "dvae")]) == 0
+    config = vqgan.load(tmp_path / "dvae").config
+    assert isinstance(config, DVAEConfig)
+    told = capsys.readouterr().out
+    assert f"encoder.pkl SHA-256 {config.encoder_sha256}" in told
+    assert len(config.decoder_sha256) == 64
+    assert main(["convert", str(tmp_path), "--out", str(tmp_path / "dvae")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -108,6 +108,11 @@ def load(location: str | Path) -> Codec:
     """
     lightning = Path(location) if str(location).endswith(".ckpt") else None
     folder = lightning.parent if lightning else resolve(location, FILES, check=config_of)
+    return Codec(*read(folder, lightning))
+
+
+def read(folder: Path, lightning: Path | None = None) -> tuple[CodecConfig, dict[str, Any]]:
+    """Sizes and params, as they are in the files of a folder; see `load`."""
     try:
         config = config_of(read_json(folder / "config.json"))
     except (ValueError, TypeError) as error:
@@ -119,7 +124,7 @@ def load(location: str | Path) -> Codec:
             f"{folder / 'config.json'} must be a {NAMES[found]}'s, as the weights are, got a {NAMES[type(config)]}'s"
         )
     check_params(params, NETWORKS[type(config)].param_shapes(config), folder)
-    return Codec(config, params)
+    return config, params
 
 
 def save(folder: Path, config: CodecConfig, params: dict[str, Any], *, dtype: Any = np.float16) -> None:

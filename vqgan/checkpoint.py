@@ -44,19 +44,20 @@ def from_compvis(state: Mapping[str, np.ndarray]) -> Params:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def read_openai(folder: Path) -> tuple[DVAEConfig, Params, dict[str, str]]:
-    """The dVAE in `encoder.pkl` and `decoder.pkl`, whole modules: its sizes, its tree, and the files' SHA-256."""
+def read_openai(folder: Path) -> tuple[DVAEConfig, Params]:
+    """The dVAE in `encoder.pkl` and `decoder.pkl`, whole modules: sizes, with the files' SHA-256, and its tree."""
     paths = {part: folder / f"{part}.pkl" for part in ("encoder", "decoder")}
     params = {part: _openai_part(path, part) for part, path in paths.items()}
     try:
         shapes = [params[part][layer]["kernel"].shape for part in params for layer in ("input", "output")]
         (*_, n_hid), (*_, vocab_size), (*_, n_init), _ = shapes
         blocks = sum(name.startswith("block_") for name in params["encoder"]["group_1"])
-        config = DVAEConfig(n_hid=n_hid, vocab_size=vocab_size, n_init=n_init, n_blk_per_group=blocks)
+        hashes = {f"{part}_sha256": hashlib.sha256(path.read_bytes()).hexdigest() for part, path in paths.items()}
+        config = DVAEConfig(n_hid=n_hid, vocab_size=vocab_size, n_init=n_init, n_blk_per_group=blocks, **hashes)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} must hold the encoder and the decoder of one dVAE: {error}") from None
     check_params(params, dvae.param_shapes(config), folder)
-    return config, params, {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths.values()}
+    return config, params
 
 
 def _openai_part(path: Path, part: str) -> Params:

@@ -84,7 +84,8 @@ class VQGANConfig:
 class DVAEConfig:
     """A dVAE's: names and defaults are those of OpenAI's encoder and decoder (Ramesh et al. 2021, arXiv:2102.12092).
 
-    `resolution` is ours: the network itself reads pictures of any multiple of 8 pixels.
+    `resolution` is ours: the network itself reads pictures of any multiple of 8 pixels. So are the SHA-256 of the
+    published files, where it was converted from them (checkpoint.py).
     """
 
     resolution: int = 256
@@ -95,6 +96,8 @@ class DVAEConfig:
     input_channels: int = 3
     output_channels: int = 3
     group_count: int = 4
+    encoder_sha256: str = ""
+    decoder_sha256: str = ""
 
     def __post_init__(self) -> None:
         for name, must in {"input_channels": 3, "output_channels": 3, "group_count": 4}.items():

@@ -136,10 +136,7 @@ def _details(parts: Sequence[Part], layout: str) -> str:
         f"{dalle['temperature']:g}, top-k {dalle['top_k']}, top-p {dalle['top_p']:g}.",
     ]
     if vqgan:
-        about.append(
-            f"- VQGAN: pictures of {vqgan['resolution']} x {vqgan['resolution']} pixels; {vqgan['n_embed']} codes of "
-            f"dimension {vqgan['embed_dim']}; widths {', '.join(str(vqgan['ch'] * m) for m in vqgan['ch_mult'])}."
-        )
+        about.append(f"- {_codec(vqgan)}")
     else:
         about.append("- The VQGAN is not part of these files.")
     if "clip" not in sizes:
@@ -148,6 +145,17 @@ def _details(parts: Sequence[Part], layout: str) -> str:
     files = "`model.safetensors`" if layout == "safetensors" else "`flax_model.msgpack`, as DALL·E mini was published"
     about.append(f"- Files: {files}. **[AUTHOR: who made this model, when, and how to reach you.]**")
     return "## Model details\n\n" + _table(("network", "parameters", "stored as"), rows) + "\n\n" + "\n".join(about)
+
+
+def _codec(config: Mapping[str, Any]) -> str:
+    pictures = f"pictures of {config['resolution']} x {config['resolution']} pixels"
+    if "n_hid" in config:
+        return (
+            f"dVAE (OpenAI's architecture): {pictures}; {config['vocab_size']} codes; widths from {config['n_hid']} to "
+            f"{8 * config['n_hid']}, {config['n_blk_per_group']} blocks a group."
+        )
+    widths = ", ".join(str(config["ch"] * multiple) for multiple in config["ch_mult"])
+    return f"VQGAN: {pictures}; {config['n_embed']} codes of dimension {config['embed_dim']}; widths {widths}."
 
 
 def _use(name: str) -> str:

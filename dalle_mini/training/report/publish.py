@@ -10,7 +10,6 @@ is asked for. The new folder appears whole or not at all, and nothing is overwri
 CLIP stays as open_clip writes it in both. The tokenizer's files are the published ones already.
 """
 
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -20,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import serialization, traverse_util
 
+import vqgan
 from dalle_mini import model_names, tokenizer, vocabulary
 from dalle_mini.checkpoint import from_published, to_published
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params, param_shapes
 from dalle_mini.training.report.model_card import Facts, Part, write_card
-from vqgan import model as vqgan_model
 from vqgan.config import VQGANConfig
 from vqgan.files import (
     MSGPACK,
@@ -165,16 +164,11 @@ def published_settings(config: ModelConfig, stacked: bool) -> dict[str, Any]:
 
 
 def _write_vqgan(source: Path, new: Path, target: _Target) -> Part:
-    """Its names are the published ones in memory and in both files."""
-    try:
-        config = VQGANConfig.from_dict(read_json(source / "config.json"))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{source / 'config.json'}: {error}") from None
-    params = read_params(source)
-    check_params(params, vqgan_model.param_shapes(config), source)
-    params, settings = _as_dtype(params, target.dtype), dataclasses.asdict(config)
+    """A VQGAN, whose names are the published ones in memory and in both files, or a dVAE, which has our names."""
+    config, params = vqgan.read(source)
+    params, settings = _as_dtype(params, target.dtype), json.loads(config.to_json())
     part = Part.of("vqgan", settings, params)
-    if target.layout == "msgpack":
+    if target.layout == "msgpack" and isinstance(config, VQGANConfig):
         settings |= {"num_resolutions": len(config.ch_mult), "dropout": 0.0}
     target.write(new, params, settings)
     return part

@@ -29,6 +29,7 @@ from dalle_mini.training.vqgan.losses import same_cells
 from dalle_mini.training.vqgan.train import train as fit_vqgan
 from dalle_mini.training.vqgan.train_step import Batch
 from dalle_mini.vocabulary import Vocabulary
+from vqgan.config import VQGANConfig
 
 SPRITES_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
 OWN_SPELLINGS = 1000
@@ -61,6 +62,8 @@ def train_decoder(run: Path, recipe: Recipe) -> None:
     """The VQGAN's decoder alone, on the codes that the text-to-code model will write: after `train_vqgan`."""
     device.set_up()
     config, (world, network) = recipe.decoder_training(), _load(run, recipe)
+    if not isinstance(network.config, VQGANConfig):
+        raise ValueError(f"run must hold a VQGAN for train decoder, got a {network.name}")
     begin(run / "decoder", _facts(recipe, config))
     spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
 
