@@ -32,7 +32,7 @@ from dalle_mini.web.page.api import api_function, checker, events_of, is_listene
 from dalle_mini.web.page.draw_button import REUSE, Page, connect
 from dalle_mini.web.page.settings import settings_panel
 from dalle_mini.web.page.tab import HEAD, connect_tab
-from dalle_mini.web.page.texts import footer, harmless, status
+from dalle_mini.web.page.texts import footer, harmless, status, tokenizer_line
 from dalle_mini.web.visits import Visits
 from vqgan.files import CheckpointError
 
@@ -75,6 +75,7 @@ def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
             gallery = empty_gallery()
             pictures = gr.HTML(visible=False, elem_id="previews")
         with gr.Column(scale=2, min_width=300), gr.Accordion("Model card", elem_id="card"):
+            gr.Markdown(tokenizer_line(pipeline))
             for text in ((ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"), pipeline.model_card):
                 gr.Markdown(harmless(text), visible=bool(text))
     about = gr.HTML(footer(pipeline), elem_id="about")

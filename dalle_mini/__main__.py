@@ -17,7 +17,8 @@ from dalle_mini import device, environment
 from dalle_mini.commands.convert import convert
 from dalle_mini.commands.data import encode, filter_source
 from dalle_mini.commands.doctor import doctor
-from dalle_mini.commands.generate import generate, reconstruct
+from dalle_mini.commands.generate import generate
+from dalle_mini.commands.reconstruct import reconstruct
 from dalle_mini.commands.report import evaluate, publish
 from dalle_mini.commands.serve import bench, crowd, serve
 from dalle_mini.commands.train import train

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from dalle_mini.training.data.pictures import LARGEST, SMALLEST_SIDE, PictureError, decode_picture
+from dalle_mini.training.data.pictures import LARGEST, SMALLEST_SIDE, PictureError, decode_picture, to_rgb
 
 STRANGERS_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 STRANGERS_LARGEST = 2**24  # pixels: 50 MB as RGB, out of a body of 1 MiB
@@ -50,6 +50,16 @@ def from_base64(text: str) -> Image.Image:
     except PictureError as error:
         kinds = f"a {', '.join(STRANGERS_FORMATS[:-1])} or {STRANGERS_FORMATS[-1]}"
         raise ValueError(_rule(kinds, STRANGERS_LARGEST, f"{len(file)} bytes", error)) from None
+
+
+def in_rgb(picture: Image.Image) -> Image.Image:
+    """As `from_file`, of what Pillow has open already."""
+    if not isinstance(picture, Image.Image):
+        raise ValueError(f"picture must be a PIL image, got {type(picture).__name__}")
+    try:
+        return to_rgb(picture, picture.info.get("icc_profile"))[0]
+    except PictureError as error:
+        raise ValueError(f"picture must have 8 or 16 bits a value, got mode {picture.mode} ({error})") from None
 
 
 def _rule(kinds: str, largest: int, got: str, error: PictureError) -> str:

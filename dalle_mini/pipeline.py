@@ -25,6 +25,7 @@ from PIL import Image
 import vqgan
 from dalle_mini.config import ModelConfig
 from dalle_mini.gallery import Candidate, Gallery, Preview
+from dalle_mini.reconstruction import Reconstruction, reconstruct
 from dalle_mini.sampling_params import MAX_SEED, SamplingParams
 from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.previews import Previews
@@ -172,6 +173,10 @@ class Pipeline:
         """Compile (or read from the disk) what the first gallery needs; `scheduler.warm_up()` what a crowd needs."""
         with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), "", False)) as events:
             next(event for event in events if isinstance(event, Preview))
+
+    def reconstruct(self, picture: Image.Image) -> Reconstruction:
+        """What the model's codes keep of a picture: its centred square, encoded and decoded again."""
+        return reconstruct(self.vqgan, picture)
 
     @property
     def config(self) -> ModelConfig:

@@ -47,6 +47,7 @@ OPEN = {
     "/leave": "POST",
     "/manifest.json": "GET",
     "/metrics": "GET",
+    "/reconstruct": "POST",
     "/robots.txt": "GET",
     "/static/{path:path}": "GET",
     "/theme.css": "GET",
@@ -264,6 +265,13 @@ REFUSED = [
         {"session_hash": "a", "fn_index": 99},
         "fn_index must be one of the page's events, got 99",
     ),
+    ("/reconstruct", {}, "the body must be a picture, a data URL or base64, alone, got {}"),
+    (
+        "/reconstruct",
+        {"picture": 7, "model": "mini"},
+        "the body must be a picture, a data URL or base64, alone, got {'picture': 'int', 'model': 'str'}",
+    ),
+    ("/reconstruct", {"picture": "cat.png"}, "picture must be a data URL or base64, got 'cat.png'"),
     ("/leave", {"tab": "../a"}, "tab must be 1 to 64 letters and digits, got '../a'"),
     ("/gradio_api/cancel", {"session_hash": "a"}, "event_id must be 1 to 64 letters and digits, got 'None'"),
 ]

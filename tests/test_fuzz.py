@@ -33,6 +33,7 @@ SETTINGS = ("num_candidates", "seed", "condition_scale", "temperature", "top_k",
 PATHS = (
     "/",
     "/leave",
+    "/reconstruct",
     "/config",
     "/healthz",
     "/metrics",

@@ -1,15 +1,13 @@
-"""`generate` and `reconstruct`: pictures from prompts, and what the codes keep of a picture."""
+"""`generate`: pictures from prompts."""
 
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from PIL import Image
 
 from dalle_mini.commands.options import Model, make_folder, setting
-from dalle_mini.gallery import contact_sheet, slug
+from dalle_mini.gallery import slug
 from dalle_mini.sampling_params import SamplingParams
 
 
@@ -75,29 +73,3 @@ def _wanted(prompts: list[str], prompts_file: Path | None) -> list[str]:
     for prompt in wanted:  # all of them now: a bad one is not found in the middle of the night
         readable(prompt)
     return wanted
-
-
-def reconstruct(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The PNG to write, or a folder for it.")] = Path("reconstruction.png"),
-    model: Model = "emoji",
-) -> None:
-    """Show what the codes keep of a picture and what they lose: the picture beside its reconstruction."""
-    from dalle_mini.pictures import from_file, square
-
-    original = from_file(picture)
-    if out.is_dir():
-        out = out / "reconstruction.png"
-    make_folder(out.parent)
-
-    import dalle_mini
-
-    pipeline = dalle_mini.load(model, rerank=False)
-    try:
-        pixels = square(original, pipeline.resolution)
-        codes = pipeline.vqgan.encode(pixels[None])
-        rebuilt = Image.fromarray(np.asarray(pipeline.vqgan.decode(codes)[0]))
-    finally:
-        pipeline.close()
-    contact_sheet([Image.fromarray(pixels), rebuilt]).save(out, format="PNG")
-    typer.echo(f"{picture}: {codes.size} codes, shown in {out}")

@@ -28,7 +28,7 @@ READ = ("GET", "HEAD")
 ROUTES = {
     r"/": READ,
     r"/(healthz|metrics)": READ,
-    r"/leave": ("POST",),
+    r"/(leave|reconstruct)": ("POST",),
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)": READ,
     r"/(assets|static)/.+": READ,
     r"/gradio_api/(info|startup-events|app_id)": READ,
@@ -145,6 +145,8 @@ class Door:
             _check_event(sent, self._events[path])
         elif path == "/leave":
             _check_strings(sent, "tab")
+        elif path == "/reconstruct":
+            _check_picture(sent)
         else:
             _check_strings(sent, "session_hash", "event_id")
         body = json.dumps(sent).encode()
@@ -188,6 +190,13 @@ def _check_event(sent: Mapping[str, Any], events: Mapping[int, int]) -> None:
         raise BadRequestError(422, f"fn_index must be one of the page's events, got {str(number)[:200]}")
     if not isinstance(data, list) or len(data) != events[number]:
         raise BadRequestError(422, f"data must be a list of {events[number]} values, got {str(data)[:200]}")
+
+
+def _check_picture(sent: Mapping[str, Any]) -> None:
+    """Whether it is one, is found out behind the door."""
+    if sent.keys() != {"picture"} or not isinstance(sent["picture"], str):
+        got = {name: type(value).__name__ for name, value in sent.items()}
+        raise BadRequestError(422, f"the body must be a picture, a data URL or base64, alone, got {str(got)[:200]}")
 
 
 def _check_strings(sent: Mapping[str, Any], *names: str) -> None:

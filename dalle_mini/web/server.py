@@ -21,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.web.answers import Answers, StorageError
+from dalle_mini.web.reconstruct import reconstruct_route
 from dalle_mini.web.visits import Visits
 
 # The last seconds of a grace: what was drawn is fetched, connections end, and one is to spare.
@@ -31,7 +32,7 @@ LONGEST_GRACE = 86400.0
 def new_app(pipeline: Pipeline, answers: Answers, visits: Visits) -> FastAPI:
     """/healthz: 200 where requests are taken, 503 otherwise, and the state in words. /metrics: see metrics.py.
 
-    /leave: a tab says that its page goes.
+    /leave: a tab says that its page goes. /reconstruct: see reconstruct.py.
     """
     app = FastAPI(openapi_url=None)
 
@@ -55,6 +56,7 @@ def new_app(pipeline: Pipeline, answers: Answers, visits: Visits) -> FastAPI:
     def leave(tab: Annotated[str, Body(embed=True)]) -> None:
         visits.leave(tab)
 
+    app.include_router(reconstruct_route(pipeline))
     return app
 
 

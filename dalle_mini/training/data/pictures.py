@@ -142,7 +142,7 @@ def _decode(file: bytes, formats: tuple[str, ...], largest: int) -> tuple[Image.
         profile = image.info.get("icc_profile")
         image.load()
         turn = _turn(image)
-        rgb, conversions = _to_rgb(image if turn is None else image.transpose(turn), profile)
+        rgb, conversions = to_rgb(image if turn is None else image.transpose(turn), profile)
         return rgb, (*done, *(conversions or (["16 bit"] if deep else [])))
 
 
@@ -186,7 +186,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(image: Image.Image, profile: Any) -> tuple[Image.Image, list[str]]:
+def to_rgb(image: Image.Image, profile: Any) -> tuple[Image.Image, list[str]]:
+    """On white, in sRGB, and what had to be converted. Raises PictureError."""
     if image.mode in ("I", "F"):
         raise PictureError("neither 8 nor 16 bit")  # no telling which value is white
     if image.mode.startswith("I;16"):  # convert() would clip it

@@ -60,6 +60,16 @@ def footer(pipeline: Pipeline, gallery: Gallery | None = None) -> str:
     return " · ".join(f"{name} <b>{html.escape(value)}</b>" for name, value in facts.items())
 
 
+def tokenizer_line(pipeline: Pipeline) -> str:
+    """Which network paints for the loaded model, and what the model card calls such a one unfit for."""
+    codec = pipeline.vqgan
+    sizes = f"{codec.side} × {codec.side} codes of {codec.codebook_size:,} for {codec.resolution} × {codec.resolution}"
+    return (
+        f"**The loaded model paints with a {codec.name}**: {sizes} pixels. Detail is lost: it is unfit for "
+        "high-fidelity image processing, and as a general-purpose image compressor."
+    )
+
+
 def harmless(text: str) -> str:
     """A model card as Markdown without YAML, pictures and HTML, which might ask other hosts for something."""
     text = re.sub(r"\A\s*---[ \t]*\n(.*?\n)??---[ \t]*(\n|\Z)", "", text, flags=re.DOTALL)
