@@ -18,7 +18,7 @@ from vqgan import dvae
 from vqgan.config import DVAEConfig
 from vqgan.files import CheckpointError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimised")]
 SIZES = DVAEConfig(n_hid=8, n_blk_per_group=1, n_init=8)  # of pictures of 256 pixels
 TINY = ["dalle.training.steps=2", "dalle.training.batch_size=2", "dalle.d_model=16", "dalle.training.warmup_steps=1"]
 

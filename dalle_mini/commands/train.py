@@ -1,4 +1,4 @@
-"""`train vqgan`, `decoder`, `dalle` and `clip`: data of one's own, or the emoji world, into a run's folder."""
+"""`train vqgan`, `dvae`, `decoder`, `dalle` and `clip`: data of one's own, or the emoji world, into a run's folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +44,26 @@ def train_vqgan(
         from dalle_mini.training.tasks import from_emoji
 
         from_emoji.train_vqgan(run, loaded)
+
+
+@train.command("dvae")
+def train_dvae(
+    recipe: RecipeName = "emoji", data: Pictures = "", run: Run = Path("runs/dvae"), settings: Settings = None
+) -> None:
+    """As vqgan, with OpenAI's network and loss: for a run of its own."""
+    from dalle_mini.training import recipe as recipes
+
+    loaded = recipes.load(recipe, settings or [])
+    make_folder(run, "run")
+    if _own(loaded, data):
+        from dalle_mini.training.tasks import from_pictures
+
+        report = from_pictures.train_dvae(data, run, sizes=loaded.dvae(), config=loaded.dvae_training())
+        typer.echo(f"{data}: {report.summary()}; see {run}")
+    else:
+        from dalle_mini.training.tasks import from_emoji
+
+        from_emoji.train_dvae(run, loaded)
 
 
 @train.command("decoder")

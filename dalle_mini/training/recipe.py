@@ -6,6 +6,8 @@ section.key, the rule and the value. A section that a recipe leaves out is misse
     [world]            fields of dalle_mini.training.emoji.config.WorldConfig: for recipes with data of their own
     [vqgan]            fields of vqgan.config.VQGANConfig
     [vqgan.training]   fields of dalle_mini.training.vqgan.config.VQGANTrainConfig
+    [dvae]             fields of vqgan.config.DVAEConfig
+    [dvae.training]    fields of dalle_mini.training.dvae.config.DVAETrainConfig
     [decoder.training] fields of dalle_mini.training.vqgan.config.DecoderTrainConfig: the VQGAN's decoder alone
     [dalle]            fields of dalle_mini.config.ModelConfig and its settings of sampling. What follows from the
                        tokenizer and the VQGAN may be left out; what is given must agree with them.
@@ -26,12 +28,23 @@ from dalle_mini.config import PUBLISHED_CODEBOOK_SIZE, ModelConfig
 from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.training.clip.config import ClipTrainConfig
 from dalle_mini.training.dalle.config import DalleTrainConfig
+from dalle_mini.training.dvae.config import DVAETrainConfig
 from dalle_mini.training.emoji.config import WorldConfig
 from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfig
-from vqgan.config import CodecConfig, VQGANConfig
+from vqgan.config import CodecConfig, DVAEConfig, VQGANConfig
 
 FOLDER = Path(__file__).parent / "recipes"
-SECTIONS = ("world", "vqgan", "vqgan.training", "decoder.training", "dalle", "dalle.training", "clip.training")
+SECTIONS = (
+    "world",
+    "vqgan",
+    "vqgan.training",
+    "dvae",
+    "dvae.training",
+    "decoder.training",
+    "dalle",
+    "dalle.training",
+    "clip.training",
+)
 KNOBS = ("condition_scale", "temperature", "top_k", "top_p")  # of SamplingParams, as a config.json has them
 Config = TypeVar("Config")
 
@@ -51,6 +64,12 @@ class Recipe:
 
     def vqgan_training(self) -> VQGANTrainConfig:
         return _build(VQGANTrainConfig, self._table("vqgan.training"), "vqgan.training")
+
+    def dvae(self) -> DVAEConfig:
+        return _build(DVAEConfig, self._table("dvae"), "dvae")
+
+    def dvae_training(self) -> DVAETrainConfig:
+        return _build(DVAETrainConfig, self._table("dvae.training"), "dvae.training")
 
     def decoder_training(self) -> DecoderTrainConfig:
         return _build(DecoderTrainConfig, self._table("decoder.training"), "decoder.training")
@@ -111,6 +130,8 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         "world": loaded.world,
         "vqgan": loaded.vqgan,
         "vqgan.training": loaded.vqgan_training,
+        "dvae": loaded.dvae,
+        "dvae.training": loaded.dvae_training,
         "decoder.training": loaded.decoder_training,
         "dalle.training": loaded.dalle_training,
         "clip.training": loaded.clip_training,

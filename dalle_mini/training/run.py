@@ -1,7 +1,7 @@
 """A run's folder: begun once, gone on with by the same recipe or not at all.
 
-Contract: RUN/NETWORK, where NETWORK is vqgan, decoder, dalle or clip, holds how a network is trained: config.json, of
-what it was begun with, and what the loop writes (loop.py). RUN/model is what `dalle_mini.load` reads. RUN/spelling
+Contract: RUN/NETWORK, where NETWORK is vqgan, dvae, decoder, dalle or clip, holds how a network is trained:
+config.json, of what it was begun with, and what the loop writes (loop.py). RUN/model is what `dalle_mini.load` reads. RUN/spelling
 is what the networks of an emoji world share (emoji/spelling.py). Of several hosts, which share the folder, the first
 one writes.
 """
@@ -46,6 +46,16 @@ def check_same(folder: Path, values: dict[str, dict[str, Any]]) -> None:
             if name not in FREE and before.get(part, {}).get(name) != value:
                 rule = f"{name} must be {before.get(part, {}).get(name)}, as {folder / CONFIG} says"
                 raise ValueError(f"{rule}, got {value}: use a new run folder")
+
+
+def check_own_codec(run: Path, name: str) -> None:
+    """Raise ValueError if what paints in RUN/model, vqgan/, is not of RUN/`name`.
+
+    Another one in its place would paint what the text-to-code model writes, and all of it wrongly.
+    """
+    taken = run / "model" / "vqgan"
+    if taken.exists() and not (run / name / CONFIG).exists():
+        raise ValueError(f"run must not have a VQGAN or dVAE from elsewhere, got {taken}: use a new run folder")
 
 
 def once(work: Callable[[], object], name: str) -> None:

@@ -27,6 +27,11 @@ def learning_rate(config: Scheduled, *, peak: float | None = None) -> optax.Sche
     return optax.warmup_cosine_decay_schedule(0, highest, min(config.warmup_steps, config.steps // 2), config.steps)
 
 
+def half_cosine(step: jax.Array, *, first: float, last: float, end: float) -> jax.Array:
+    """From `first` at step 0 to `last` at step `end`, where it stays; slow at both ends."""
+    return last + (first - last) * (1 + jnp.cos(jnp.pi * jnp.minimum(step / end, 1))) / 2
+
+
 def moving_average(average: Any, params: Any, *, step: jax.Array, decay: float) -> Any:
     """The exponential moving average after the step number `step`, counted from 0.
 

@@ -17,11 +17,12 @@ from tqdm import tqdm
 import vqgan
 from dalle_mini import device
 from dalle_mini.training.dalle.examples import Examples
+from dalle_mini.training.dvae.train import train as fit_dvae
 from dalle_mini.training.emoji.scene import EmojiWorld, Scene
 from dalle_mini.training.emoji.spelling import Spelling
 from dalle_mini.training.emoji.worlds import open_world
 from dalle_mini.training.recipe import Recipe
-from dalle_mini.training.run import begin, once
+from dalle_mini.training.run import begin, check_own_codec, once
 from dalle_mini.training.run_tokenizer import load_tokenizer, make_tokenizer
 from dalle_mini.training.tasks.text_to_code import train_text_to_code
 from dalle_mini.training.vqgan.decoder import train_decoder as fit_decoder
@@ -56,6 +57,23 @@ def train_vqgan(run: Path, recipe: Recipe) -> None:
     held_out = np.stack([world.paint(scene) for scene in _held_out_scenes(world, 16)])
     params = fit_vqgan(sizes, config, batches, out=run / "vqgan", held_out=held_out)
     once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "vqgan")
+
+
+def train_dvae(run: Path, recipe: Recipe) -> None:
+    """As `train_vqgan`, of a dVAE: for a run of its own."""
+    device.set_up()
+    sizes, config = recipe.dvae(), recipe.dvae_training()
+    check_own_codec(run, "dvae")
+    world = open_world(recipe.world(), sizes.resolution)
+    begin(run / "dvae", {"sizes": dataclasses.asdict(sizes), **_facts(recipe, config)})
+
+    def batches(step: int) -> np.ndarray:
+        rng = np.random.default_rng((config.seed, step))
+        return np.stack([world.paint(world.draw(rng)) for _ in range(config.batch_size)])
+
+    held_out = np.stack([world.paint(scene) for scene in _held_out_scenes(world, 16)])
+    params = fit_dvae(sizes, config, batches, out=run / "dvae", held_out=held_out)
+    once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "dvae")
 
 
 def train_decoder(run: Path, recipe: Recipe) -> None:

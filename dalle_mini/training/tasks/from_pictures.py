@@ -1,8 +1,9 @@
-"""A VQGAN and a CLIP of one's own pictures.
+"""A VQGAN, a dVAE and a CLIP of one's own pictures.
 
 Contract: each function reads its source once, into a file of pixels that is mapped into memory and never held in it;
 step k's batch is a function of (seed, k) and of that file, so that a stopped run goes on where it was, to the bit, and
-without the source. Results are the parts of RUN/model that `dalle_mini.load` reads. In RUN/vqgan and RUN/clip are
+without the source. Results are the parts of RUN/model that `dalle_mini.load` reads. In RUN/vqgan, RUN/dvae and
+RUN/clip are
 
     pictures.npy    uint8 [M, S, S, 3]: the centred squares that `encode` would show, at the size of the network
     pictures.json   written last: the source, keys and captions, and what was skipped and why
@@ -17,6 +18,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,13 +35,15 @@ from dalle_mini.training.data.rows import read_samples
 from dalle_mini.training.data.shards import held_back
 from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
-from dalle_mini.training.run import CONFIG, begin, check_same
+from dalle_mini.training.dvae.config import DVAETrainConfig
+from dalle_mini.training.dvae.train import train as fit_dvae
+from dalle_mini.training.run import begin, check_own_codec, check_same
 from dalle_mini.training.run_tokenizer import VOCABULARY, make_tokenizer
 from dalle_mini.training.vqgan.config import VQGANTrainConfig
 from dalle_mini.training.vqgan.train import check
 from dalle_mini.training.vqgan.train import train as fit_vqgan
 from dalle_mini.training.vqgan.train_step import Batch
-from vqgan.config import VQGANConfig
+from vqgan.config import CodecConfig, DVAEConfig, VQGANConfig
 from vqgan.files import write_json
 
 SHOWN = 16  # held-back pictures on a sheet, at most
@@ -67,25 +71,48 @@ def train_vqgan(source: str | Path, run: Path, *, sizes: VQGANConfig, config: VQ
     if config.consistency_weight:
         # No two squares of photographs are the same.
         raise ValueError(f"consistency_weight must be 0 for one's own pictures, got {config.consistency_weight}")
-    out = run / "vqgan"
+
+    def fit(batches: Callable[[int], np.ndarray], held_out: np.ndarray) -> dict[str, Any]:
+        settings: dict[str, Any] = {"out": run / "vqgan", "held_out": held_out, "devices": jax.local_devices()}
+        return fit_vqgan(sizes, config, lambda step: Batch(batches(step)), **settings)
+
+    return _train_codec(source, run, "vqgan", sizes, config, fit)
+
+
+def train_dvae(source: str | Path, run: Path, *, sizes: DVAEConfig, config: DVAETrainConfig) -> Report:
+    """As `train_vqgan`, of a dVAE, on one device."""
+    device.set_up()
+
+    def fit(batches: Callable[[int], np.ndarray], held_out: np.ndarray) -> dict[str, Any]:
+        return fit_dvae(sizes, config, batches, out=run / "dvae", held_out=held_out)
+
+    return _train_codec(source, run, "dvae", sizes, config, fit)
+
+
+def _train_codec(
+    source: str | Path,
+    run: Path,
+    name: str,
+    sizes: CodecConfig,
+    config: VQGANTrainConfig | DVAETrainConfig,
+    fit: Callable[[Callable[[int], np.ndarray], np.ndarray], dict[str, Any]],
+) -> Report:
+    """fit: of step -> pictures, and of held-back pictures, to params."""
+    out = run / name
     recipe = {"sizes": dataclasses.asdict(sizes), "recipe": dataclasses.asdict(config)}
     check_same(out, recipe)
-    taken = run / "model" / "vqgan"
-    if taken.exists() and not (out / CONFIG).exists():
-        # Another one in its place would paint what the text-to-code model writes, and all of it wrongly.
-        raise ValueError(f"run must not have a VQGAN from elsewhere, got {taken}: use a new run folder")
+    check_own_codec(run, name)
     data = read_pictures(source, out, side=sizes.resolution, captioned=False, at_least=2)
     begin(out, recipe)
     held = held_back(data.keys)
     rows = np.flatnonzero(~held)
 
-    def batches(step: int) -> Batch:
+    def batches(step: int) -> np.ndarray:
         rng = np.random.default_rng((config.seed, step))
         chosen = data.pixels[rng.choice(rows, config.batch_size)]
-        return Batch(_shift_and_flip(chosen, rng, farthest=sizes.downscale))
+        return _shift_and_flip(chosen, rng, farthest=sizes.downscale)
 
-    params = fit_vqgan(sizes, config, batches, out=out, held_out=data.pixels[held][:SHOWN], devices=jax.local_devices())
-    vqgan.save(run / "model" / "vqgan", sizes, params)
+    vqgan.save(run / "model" / "vqgan", sizes, fit(batches, data.pixels[held][:SHOWN]))
     return data.report
 
 

@@ -75,7 +75,11 @@ def train(
 def comparison_sheet(params: dict[str, Any], sizes: VQGANConfig, codes: Any, pixels: np.ndarray) -> Image.Image:
     """Pictures (upper of two rows) and what is painted from their codes (lower), eight to a row."""
     painted = jax.jit(lambda p, codes: model.decode(p, sizes, codes))(params, codes)
-    painted = np.asarray(jnp.clip(painted, 0, 1) * 255).astype(np.uint8)
+    return beside(pixels, np.asarray(jnp.clip(painted, 0, 1) * 255).astype(np.uint8))
+
+
+def beside(pixels: np.ndarray, painted: np.ndarray) -> Image.Image:
+    """Pictures (upper of two rows) and others (lower), eight to a row."""
     rows = []
     for i in range(0, len(pixels), 8):
         rows += [np.concatenate(list(x[i : i + 8]), axis=1) for x in (pixels, painted)]
