@@ -14,6 +14,7 @@ import typer
 from PIL import Image
 
 from dalle_mini import device, environment
+from dalle_mini.commands.compare import compare
 from dalle_mini.commands.convert import convert
 from dalle_mini.commands.data import encode, filter_source
 from dalle_mini.commands.doctor import doctor
@@ -35,6 +36,7 @@ app.command()(reconstruct)
 app.command("filter")(filter_source)
 app.command()(encode)
 app.command()(convert)
+app.command()(compare)
 app.add_typer(train, name="train")
 app.command()(evaluate)
 app.command()(publish)

@@ -118,7 +118,7 @@ def write_card(path: Path, *, name: str, layout: str, parts: Sequence[Part], fac
     path.write_text(f"---\n{head}\n---\n" + "\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -144,7 +144,12 @@ def _details(parts: Sequence[Part], layout: str) -> str:
     rows = [(f"{part.name}: {ROLES[part.name]}", f"{part.parameters:,}", part.dtype) for part in parts]
     files = "`model.safetensors`" if layout == "safetensors" else "`flax_model.msgpack`, as DALL·E mini was published"
     about.append(f"- Files: {files}. **[AUTHOR: who made this model, when, and how to reach you.]**")
-    return "## Model details\n\n" + _table(("network", "parameters", "stored as"), rows) + "\n\n" + "\n".join(about)
+    return (
+        "## Model details\n\n"
+        + markdown_table(("network", "parameters", "stored as"), rows)
+        + "\n\n"
+        + "\n".join(about)
+    )
 
 
 def _codec(config: Mapping[str, Any]) -> str:
@@ -193,7 +198,7 @@ def _training(training: Mapping[str, Mapping[str, float]], recipes: Mapping[str,
     for stage, values in training.items():
         shown = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items() if name != "step"]
         rows.append((stage, f"{values.get('step', 0):,.0f}", ", ".join(shown)))
-    table = _table(("stage", "steps", "the last that was logged"), rows)
+    table = markdown_table(("stage", "steps", "the last that was logged"), rows)
     lines = [f"- {stage}, by recipe: {_settings(recipe)}." for stage, recipe in recipes.items()]
     unsaid = ", ".join(stage for stage in training if stage not in recipes)
     lines.append(
@@ -229,7 +234,7 @@ def _performance(report: Mapping[str, Any]) -> str:
             shown.append(", ".join(f"{kind} {share:g} %" for kind, share in right.items()))
             if any(shown):
                 rows.append((f"{drawn['condition_scale']:g}", which, *shown))
-    table = _table(("condition scale", "which candidate", "CLIP score", "FID", "right, by templates"), rows)
+    table = markdown_table(("condition scale", "which candidate", "CLIP score", "FID", "right, by templates"), rows)
     return "## Performance\n\n" + "\n".join(line.rstrip() for line in lines) + (f"\n\n{table}" if rows else "")
 
 
