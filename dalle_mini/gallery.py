@@ -52,7 +52,7 @@ class Candidate:
             "prompt": self.prompt,
             "seed": str(self.seed),
             "candidate": str(self.index),
-            "settings": json.dumps(dataclasses.asdict(self.params)),
+            "settings": json.dumps(self.params.to_dict()),
             "model": self.model,
             **score,
             "software": SOFTWARE,

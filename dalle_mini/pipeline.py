@@ -1,6 +1,6 @@
 """From a prompt to a ranked gallery: the one way through the code, which the page, the API and the command line share.
 
-    prompt ── tokenizer ──► tokens [2, T]             the prompt and the empty prompt
+    prompt ── tokenizer ──► tokens [2, T]             the prompt and the negative prompt
            ── engine ─────► codes  [N, n]             ints in [0, codebook_size)
            ── vqgan ──────► pixels [N, H, W, 3]       uint8
            ── clip_rerank ► scores [N]                higher is better
@@ -14,7 +14,7 @@ and ranked (serving/batcher.py); previews are painted in between (serving/previe
 import dataclasses
 import secrets
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,7 @@ from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.refusals import QueueFullError
 from dalle_mini.serving.request import Waiting
 from dalle_mini.serving.scheduler import HEARTBEAT, Scheduler
+from dalle_mini.start import Source, Start, check, source
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
 from dalle_mini.vocabulary import Vocabulary
@@ -60,12 +61,16 @@ class Pipeline:
         self.vocabulary: Vocabulary | None = None  # what it was trained on, where its folder says so
         self.metrics = scheduler.metrics
         self.tokenizer, self.scheduler, self.vqgan, self.reranker = tokenizer, scheduler, vqgan, reranker
+        self._encode = Batcher(self._codes, most=BATCH)
         self._paint = Batcher(self._pixels, most=BATCH)
         self._rank = Batcher(self._scores, most=BATCH)
 
     def generate(self, prompt: str, **settings: Any) -> Gallery:
         """The ranked gallery of a prompt. `settings` are fields of `SamplingParams`; unset ones are `defaults`.
 
+        start: a picture (a path, or of Pillow), whose middle square is encoded, a candidate, or codes. keep: which of
+        its codes are given, the others being drawn: a number of rows from above, by default half of them, or a boolean
+        for every place of the grid.
         Raises ValueError, naming the setting, the rule and the value.
         """
         *_, gallery = self.stream(prompt, previews=False, **settings)
@@ -82,67 +87,84 @@ class Pipeline:
         asks too often, or the pipeline is being closed.
         """
         try:
-            prompt, params = self._checked(prompt, settings)
+            prompt, params, begin = self._checked(prompt, settings)
         except ValueError:
             self.metrics.ended("refused")
             raise
-        return self._admitted(prompt, params, visitor, previews)
+        return self._admitted(prompt, params, begin, visitor, previews)
 
     def _admitted(
-        self, prompt: str, params: SamplingParams, visitor: str, previews: bool
+        self, prompt: str, params: SamplingParams, begin: Source | None, visitor: str, previews: bool
     ) -> Generator[Waiting | Preview | Gallery, None, None]:
         with self.metrics.request(), self.limits.admit(visitor):
             if self.metrics.open > self.scheduler.capacity:  # painting is slower than drawing, and has no line
                 raise QueueFullError(self.metrics.open - 1, None)
-            gallery = yield from self._walk(prompt, params, visitor, previews)
+            gallery = yield from self._walk(prompt, params, begin, visitor, previews)
         yield gallery
 
     def _walk(
-        self, prompt: str, params: SamplingParams, visitor: str, previews: bool
+        self, prompt: str, params: SamplingParams, begin: Source | None, visitor: str, previews: bool
     ) -> Generator[Waiting | Preview, None, Gallery]:
-        tokens = self.tokenizer.encode(prompt)  # [2, T]
+        tokens = self.tokenizer.encode(prompt, params.negative_prompt)  # [2, T]
         prompt = prompt[:MAX_CHARACTERS]  # the rest is no part of the picture; CLIP would read it for minutes
-        codes, drawn, begun = yield from self._draw(tokens, params, visitor, previews)  # [N, n]
+        params = dataclasses.replace(params, negative_prompt=params.negative_prompt[:MAX_CHARACTERS])
+        if begin:
+            params = yield from self._started(params, begin)
+        codes, drawn, begun = yield from self._draw(tokens, params, visitor, previews)  # N of [n]
+        notes = self._notes(tokens, params, whole=len(codes))
         with self.metrics.stage("painting"):
-            pixels = yield from _results(self._paint.submit(codes), drawn)  # [N, H, W, 3]
+            pixels = yield from _results(self._paint.submit(list(codes.values())), drawn)  # [N, H, W, 3]
         scores: Sequence[float | None] = [None] * len(pixels)  # [N]
         if self.reranker:
             with self.metrics.stage("ranking"):
                 scores = yield from _results(self._rank.submit([(prompt, picture) for picture in pixels]), drawn)
+        # What is not a picture's own is not in its file.
+        common: dict[str, Any] = {"prompt": prompt, "model": self.name}
+        common["params"] = dataclasses.replace(params, show=None, seconds=None)
         candidates = [
-            Candidate(
-                image=Image.fromarray(pixels[i]),
-                codes=codes[i],
-                index=i,
-                score=scores[i],
-                prompt=prompt,
-                params=params,
-                model=self.name,
-            )
-            for i in range(params.num_candidates)
+            Candidate(image=Image.fromarray(picture), codes=codes[i], index=i, score=score, **common)
+            for i, picture, score in zip(codes, pixels, scores, strict=True)
         ]
-        return Gallery(candidates=candidates, seconds=time.perf_counter() - begun, notes=self._notes(tokens))
+        ranked = Gallery(candidates=candidates, seconds=time.perf_counter() - begun, notes=notes)
+        return dataclasses.replace(ranked, candidates=ranked[: params.show])
+
+    def _started(self, params: SamplingParams, begin: Source) -> Generator[Preview, None, SamplingParams]:
+        """The params with the codes that are given."""
+        codes = begin.codes
+        if begin.pixels is not None:
+            blank = self._previews(params.num_candidates).images
+            with self.metrics.stage("encoding"):
+                jobs, before = self._encode.submit([begin.pixels]), Preview(images=blank, row=0, rows=self.config.side)
+                (codes,) = yield from _results(jobs, before)
+        assert codes is not None
+        return dataclasses.replace(params, start=Start.of(codes, begin.keep))
 
     def _draw(
         self, tokens: TokenizedPrompt, params: SamplingParams, visitor: str, previews: bool
-    ) -> Generator[Waiting | Preview, None, tuple[Sequence[np.ndarray], Preview, float]]:
-        """Codes [N, n] of all candidates, row by row, their last preview, and the time when their turn came."""
-        turn = time.perf_counter()
-        side, sizes = self.config.side, {"image_length": self.config.image_length, "resolution": self.resolution}
-        pictures = Previews(self._paint, candidates=params.num_candidates, **sizes)
+    ) -> Generator[Waiting | Preview, None, tuple[dict[int, np.ndarray], Preview, float]]:
+        """Codes [n] of the candidates, row by row, their last preview, and the time when their turn came."""
+        turn, side, pictures = time.perf_counter(), self.config.side, self._previews(params.num_candidates)
         with closing(self.scheduler.stream(tokens, params, visitor=visitor)) as events, closing(pictures):
             for event in events:
                 if isinstance(event, Waiting):
                     turn = time.perf_counter()
                     yield event
                     continue
-                codes = event.codes
-                row = sum(map(len, codes)) // (params.num_candidates * side)
-                if row == side:
+                whole = {i: codes for i, codes in enumerate(event.codes) if len(codes) == self.config.image_length}
+                late = params.seconds is not None and time.perf_counter() >= turn + params.seconds
+                if len(whole) == params.num_candidates or (whole and late):
                     break
-                images = pictures.update(codes) if previews else pictures.images
+                row = sum(map(len, event.codes)) // (params.num_candidates * side)
+                images = pictures.update(event.codes) if previews else pictures.images
                 yield Preview(images=images, row=row, rows=side)
-        return codes, Preview(images=pictures.images, row=side, rows=side), turn
+        return whole, Preview(images=pictures.images, row=side, rows=side), turn
+
+    def _previews(self, candidates: int) -> Previews:
+        sizes = {"image_length": self.config.image_length, "resolution": self.resolution}
+        return Previews(self._paint, candidates=candidates, **sizes)
+
+    def _codes(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+        return list(self.vqgan.encode(np.stack(pictures)))
 
     def _pixels(self, grids: list[np.ndarray]) -> list[np.ndarray]:
         return list(self.vqgan.decode(np.stack(grids)))
@@ -152,24 +174,40 @@ class Pipeline:
         prompts, pictures = zip(*pairs, strict=True)
         return self.reranker.score(prompts, np.stack(pictures)).tolist()
 
-    def _checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams]:
-        shown = readable(prompt)
+    def _checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams, Source | None]:
+        """All of a request, before it waits: also what to start from, where that is not codes of a PNG already."""
+        shown, begin = readable(prompt), None
+        start, keep = settings.get("start"), settings.pop("keep", None)
+        sizes = {"image_length": self.config.image_length, "codebook_size": self.config.codebook_size}
+        if not isinstance(start, Start | Mapping | None):
+            begin = source(settings.pop("start"), keep, resolution=self.resolution, **sizes)
+        elif keep is not None:
+            raise ValueError(f"keep must come with a start, which is a picture or codes, got {keep!r}")
         params = dataclasses.replace(self.defaults, **settings)
+        if params.start:
+            check(params.start, **sizes)
         if params.seed is None:
             params = dataclasses.replace(params, seed=secrets.randbelow(MAX_SEED + 1))
-        return shown, params
+        return shown, params, begin
 
-    def _notes(self, tokens: TokenizedPrompt) -> list[str]:
-        notes = self.vocabulary.notes(tokens.text) if self.vocabulary else []
-        if tokens.truncated:
-            notes.append(
-                f"the prompt is longer than the model reads and was cut to {self.config.max_text_length} tokens"
-            )
+    def _notes(self, tokens: TokenizedPrompt, params: SamplingParams, *, whole: int) -> list[str]:
+        notes = []
+        texts = (("", tokens.text, tokens.truncated), ("negative ", tokens.negative, tokens.negative_truncated))
+        for kind, text, truncated in texts:
+            unknown = self.vocabulary.notes(text) if self.vocabulary else []
+            notes += [f"{kind}prompt: {note}" if kind else note for note in unknown]
+            if truncated:
+                length = self.config.max_text_length
+                notes.append(f"the {kind}prompt is longer than the model reads and was cut to {length} tokens")
+        if tokens.negative and params.condition_scale == 1:
+            notes.append("negative_prompt changes nothing where condition_scale is 1")
+        if whole < params.num_candidates:
+            notes.append(f"{whole} of {params.num_candidates} candidates were whole after {params.seconds:g} s")
         return notes
 
     def warm_up(self) -> None:
         """Compile (or read from the disk) what the first gallery needs; `scheduler.warm_up()` what a crowd needs."""
-        with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), "", False)) as events:
+        with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), None, "", False)) as events:
             next(event for event in events if isinstance(event, Preview))
 
     @property
@@ -198,6 +236,7 @@ class Pipeline:
         self.scheduler.close(seconds)
         while self.metrics.open and time.monotonic() < deadline:  # they are being painted and ranked
             time.sleep(0.01)
+        self._encode.close()
         self._paint.close()
         self._rank.close()
 

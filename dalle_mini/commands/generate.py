@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from dalle_mini.commands.options import Model, make_folder, setting
 from dalle_mini.gallery import contact_sheet, slug
 from dalle_mini.sampling_params import SamplingParams
+from dalle_mini.start import read_picture
 
 
 def generate(
@@ -22,6 +23,11 @@ def generate(
     temperature: Annotated[Any, setting("Higher is more varied.")] = None,
     top_k: Annotated[Any, setting("Draw among the k likeliest codes; 0 is off.")] = None,
     top_p: Annotated[Any, setting("Draw among the likeliest codes of this total probability; 1 is off.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What to stay away from.", show_default=False)] = None,
+    start: Annotated[Path | None, typer.Option(help="A picture to start from.", show_default=False)] = None,
+    keep_rows: Annotated[Any, setting("Rows of its codes that are kept; half of them when left out.")] = None,
+    show: Annotated[Any, setting("Of the candidates, keep so many of the best; all when left out.")] = None,
+    seconds: Annotated[Any, setting("Draw no more after this time, where a candidate is whole.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
     model: Model = "emoji",
     rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank the pictures with CLIP.")] = True,
@@ -39,9 +45,13 @@ def generate(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "negative_prompt": negative,
+        "show": show,
+        "seconds": seconds,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     SamplingParams(**settings)  # refuses a bad one now rather than after loading the model
+    begin = {"start": None if start is None else read_picture(start), "keep": keep_rows}
     make_folder(out)
 
     import dalle_mini
@@ -49,7 +59,7 @@ def generate(
     pipeline = dalle_mini.load(model, rerank=rerank)
     try:
         for place, prompt in enumerate(wanted, start=1):
-            gallery = pipeline.generate(prompt, **settings)
+            gallery = pipeline.generate(prompt, **settings, **begin)
             folder = gallery.save(out if len(wanted) == 1 else out / f"{place:03d}-{slug(prompt)}")[0].parent
             best = "not ranked" if gallery[0].score is None else f"best score {gallery[0].score:.3f}"
             facts = [f"{len(gallery)} in {folder}", best, f"seed {gallery.params.seed}", f"{gallery.seconds:.1f} s"]

@@ -34,6 +34,7 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.decode import DecodeState
 from dalle_mini.model import CrossKV, Params
 from dalle_mini.sampling_params import SamplingParams
+from dalle_mini.start import FREE
 from dalle_mini.tokenizer import TokenizedPrompt
 
 ROWS = 18  # that are computed together: 9 slots with guidance, 18 without
@@ -105,7 +106,7 @@ class Engine:
         place, rng = group.free[-1], self._rng(jnp.uint32(params.seed), jnp.uint32(candidate))
         state, group.state = group.state, None  # a donated state is gone if the device fails
         try:
-            group.state = self._insert(state, jnp.int32(place), prefix, rng, _sampling(params))
+            group.state = self._insert(state, jnp.int32(place), prefix, rng, _sampling(params), self._given(params))
         except Exception:
             if not group.drawn:  # nobody would ever evict it
                 del self._groups[number]
@@ -146,13 +147,13 @@ class Engine:
 
     def warm_up(self) -> Iterator[None]:
         """Run one program after another, so that nobody waits for a compiler. Any thread may."""
-        params = self.params  # `close` may come in between
+        params, sampling = self.params, self.config.sampling  # `close` may come in between
         tokens = jax.device_put(np.zeros((2, self.config.max_text_length), np.int32), self.device)
         prefix = self._prefill(params, tokens=tokens, mask=jnp.ones_like(tokens))
         rng = self._rng(jnp.uint32(0), jnp.uint32(0))
         for guided in (True, False):
             state = self._empty(guided)
-            state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(self.config.sampling))
+            state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(sampling), self._given(sampling))
             self._decode_row(params, state=state)
             yield
 
@@ -170,6 +171,9 @@ class Engine:
         number, state = next(self._numbers), self._empty(guided)
         self._groups[number] = Group(guided=guided, state=state, free=list(range(len(state.codes)))[::-1], drawn={})
         return number
+
+    def _given(self, params: SamplingParams) -> np.ndarray:
+        return np.array(params.start.codes if params.start else [FREE] * self.config.image_length, np.int32)
 
     def _empty(self, guided: bool) -> DecodeState:
         state = decode.empty_state(self.config, ROWS // 2 if guided else ROWS, guided=guided)

@@ -2,23 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
 from typing import Any
 
 from PIL import Image
 
 from dalle_mini.gallery import Preview
 from dalle_mini.pipeline import Pipeline
+from dalle_mini.sampling_params import FIRST
 from dalle_mini.serving.request import Waiting
 from dalle_mini.web.answers import Answers
 from dalle_mini.web.limits import visitor_at
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.texts import caption, data_url, messages
 
+MORE = ("negative_prompt", "show", "seconds")  # settings, after those that there have always been
+
 
 def settings_of(pipeline: Pipeline) -> dict[str, Any]:
-    """What /generate takes after the prompt, in order, and what is left out of it."""
-    return {**asdict(pipeline.defaults), "previews": False}
+    """What /generate takes after the prompt, in order, and the default of each."""
+    first, more = ({name: getattr(pipeline.defaults, name) for name in names} for names in (FIRST, MORE))
+    return first | {"previews": False} | more
 
 
 def events_of(demo: gr.Blocks) -> dict[str, dict[int, int]]:
@@ -51,6 +54,9 @@ def api_function(pipeline: Pipeline, answers: Answers) -> Callable[..., Iterator
         top_k: int = defaults.top_k,
         top_p: float = defaults.top_p,
         previews: bool = False,
+        negative_prompt: str = defaults.negative_prompt,
+        show: int | None = defaults.show,
+        seconds: float | None = defaults.seconds,
     ) -> Iterator[dict[str, Any]]:
         """In line: {place, seconds}. Then {row, rows}. At last {seed, model, seconds, notes, candidates}, best first.
 
@@ -59,6 +65,7 @@ def api_function(pipeline: Pipeline, answers: Answers) -> Callable[..., Iterator
         """
         settings: dict[str, Any] = {"num_candidates": num_candidates, "seed": seed, "condition_scale": condition_scale}
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        settings |= {"negative_prompt": negative_prompt, "show": show, "seconds": seconds}
         settings |= {"visitor": visitor_at(request.client.host), "previews": previews}
         shown: list[Image.Image] = []
         with messages(pipeline), closing(pipeline.stream(prompt, **settings)) as events:
