@@ -105,6 +105,15 @@ def insert(
     )
 
 
+def likelihoods(
+    params: Params, config: ModelConfig, tokens: Int[Array, "1 T"], mask: Int[Array, "1 T"], codes: Int[Array, " n"]
+) -> Float[Array, " n"]:
+    """Of every code of a picture, the logarithm of its probability after the text and the codes before it."""
+    before = jnp.concatenate([jnp.full(1, config.bos_code, codes.dtype), codes[:-1]])
+    logits = model.forward(params, config, tokens, mask, before[None])[0]  # [n, V]
+    return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[:, None], axis=-1)[:, 0]
+
+
 def decode_row(params: Params, config: ModelConfig, state: DecodeState) -> tuple[DecodeState, Int[Array, "S side"]]:
     """Draw the next `config.side` codes of every slot, or take those that are given, in one loop on the device."""
     sampling, own = state.sampling, _rows_per_slot(state)

@@ -14,9 +14,10 @@ and ranked (serving/batcher.py); previews are painted in between (serving/previe
 import dataclasses
 import secrets
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,14 +25,15 @@ from PIL import Image
 
 import vqgan
 from dalle_mini.config import ModelConfig
-from dalle_mini.gallery import Candidate, Gallery, Preview
+from dalle_mini.gallery import Candidate, Gallery, Preview, read_recipe
 from dalle_mini.sampling_params import MAX_SEED, SamplingParams
+from dalle_mini.seamless import middle, surrounded
 from dalle_mini.serving.batcher import Batcher
 from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.refusals import QueueFullError
 from dalle_mini.serving.request import Waiting
 from dalle_mini.serving.scheduler import HEARTBEAT, Scheduler
-from dalle_mini.start import Source, Start, check, source
+from dalle_mini.start import Source, Start, check, likeliest, source
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
 from dalle_mini.vocabulary import Vocabulary
@@ -62,6 +64,7 @@ class Pipeline:
         self.metrics = scheduler.metrics
         self.tokenizer, self.scheduler, self.vqgan, self.reranker = tokenizer, scheduler, vqgan, reranker
         self._encode = Batcher(self._codes, most=BATCH)
+        self._weigh = Batcher(self._likelihoods, most=1)
         self._paint = Batcher(self._pixels, most=BATCH)
         self._rank = Batcher(self._scores, most=BATCH)
 
@@ -70,12 +73,23 @@ class Pipeline:
 
         start: a picture (a path, or of Pillow), whose middle square is encoded, a candidate, or codes. keep: which of
         its codes are given, the others being drawn: a number of rows from above, by default half of them, or a boolean
-        for every place of the grid.
+        for every place of the grid. strength, instead of keep: the share of codes that are drawn again, those least
+        likely to the model.
         Raises ValueError, naming the setting, the rule and the value.
         """
         *_, gallery = self.stream(prompt, previews=False, **settings)
         assert isinstance(gallery, Gallery)
         return gallery
+
+    def redraw(self, picture: Path | str) -> Candidate:
+        """The candidate that a PNG of ours is of, drawn again from what its text says. Raises ValueError."""
+        recipe, index, model = read_recipe(picture)
+        if model != self.name:
+            raise ValueError(f"picture must be drawn by the model {self.name}, got one by {model}")
+        gallery = self.generate(**recipe | {"num_candidates": index + 1})
+        (found,) = (candidate for candidate in gallery if candidate.index == index)
+        params = dataclasses.replace(found.params, num_candidates=recipe["num_candidates"])
+        return dataclasses.replace(found, params=params)
 
     def stream(
         self, prompt: str, *, visitor: str = "", previews: bool = True, **settings: Any
@@ -109,17 +123,18 @@ class Pipeline:
         prompt = prompt[:MAX_CHARACTERS]  # the rest is no part of the picture; CLIP would read it for minutes
         params = dataclasses.replace(params, negative_prompt=params.negative_prompt[:MAX_CHARACTERS])
         if begin:
-            params = yield from self._started(params, begin)
+            params = yield from self._started(params, begin, tokens)
         codes, drawn, begun = yield from self._draw(tokens, params, visitor, previews)  # N of [n]
         notes = self._notes(tokens, params, whole=len(codes))
         with self.metrics.stage("painting"):
-            pixels = yield from _results(self._paint.submit(list(codes.values())), drawn)  # [N, H, W, 3]
+            grids = [surrounded(each, params.seamless) if params.seamless else each for each in codes.values()]
+            pixels = yield from _results(self._paint.submit(grids), drawn)  # N of [H, W, 3]
         scores: Sequence[float | None] = [None] * len(pixels)  # [N]
         if self.reranker:
             with self.metrics.stage("ranking"):
                 scores = yield from _results(self._rank.submit([(prompt, picture) for picture in pixels]), drawn)
         # What is not a picture's own is not in its file.
-        common: dict[str, Any] = {"prompt": prompt, "model": self.name}
+        common: dict[str, Any] = {"prompt": prompt, "model": self.name, "generate": self.generate}
         common["params"] = dataclasses.replace(params, show=None, seconds=None)
         candidates = [
             Candidate(image=Image.fromarray(picture), codes=codes[i], index=i, score=score, **common)
@@ -128,16 +143,20 @@ class Pipeline:
         ranked = Gallery(candidates=candidates, seconds=time.perf_counter() - begun, notes=notes)
         return dataclasses.replace(ranked, candidates=ranked[: params.show])
 
-    def _started(self, params: SamplingParams, begin: Source) -> Generator[Preview, None, SamplingParams]:
+    def _started(
+        self, params: SamplingParams, begin: Source, tokens: TokenizedPrompt
+    ) -> Generator[Preview, None, SamplingParams]:
         """The params with the codes that are given."""
-        codes = begin.codes
-        if begin.pixels is not None:
-            blank = self._previews(params.num_candidates).images
-            with self.metrics.stage("encoding"):
-                jobs, before = self._encode.submit([begin.pixels]), Preview(images=blank, row=0, rows=self.config.side)
-                (codes,) = yield from _results(jobs, before)
-        assert codes is not None
-        return dataclasses.replace(params, start=Start.of(codes, begin.keep))
+        before = Preview(images=self._previews(params.num_candidates).images, row=0, rows=self.config.side)
+        with self.metrics.stage("encoding"):
+            codes, keep = begin.codes, begin.keep
+            if begin.pixels is not None:
+                (codes,) = yield from _results(self._encode.submit([begin.pixels]), before)
+            assert codes is not None
+            if begin.strength is not None:
+                (likelihoods,) = yield from _results(self._weigh.submit([(tokens, codes)]), before)
+                keep = likeliest(likelihoods, begin.strength)
+        return dataclasses.replace(params, start=Start.of(codes, keep))
 
     def _draw(
         self, tokens: TokenizedPrompt, params: SamplingParams, visitor: str, previews: bool
@@ -166,8 +185,16 @@ class Pipeline:
     def _codes(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
         return list(self.vqgan.encode(np.stack(pictures)))
 
+    def _likelihoods(self, pairs: list[tuple[TokenizedPrompt, np.ndarray]]) -> list[np.ndarray]:
+        return [self.scheduler.likelihoods(tokens, codes) for tokens, codes in pairs]
+
     def _pixels(self, grids: list[np.ndarray]) -> list[np.ndarray]:
-        return list(self.vqgan.decode(np.stack(grids)))
+        painted: dict[int, np.ndarray] = {}
+        for size in {len(grid) for grid in grids}:  # those of seamless pictures are larger
+            alike = [i for i, grid in enumerate(grids) if len(grid) == size]
+            pixels = self.vqgan.decode(np.stack([grids[i] for i in alike]))
+            painted |= zip(alike, (middle(picture, self.resolution) for picture in pixels), strict=True)
+        return [painted[i] for i in range(len(grids))]
 
     def _scores(self, pairs: list[tuple[str, np.ndarray]]) -> list[float]:
         assert self.reranker is not None
@@ -177,12 +204,13 @@ class Pipeline:
     def _checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams, Source | None]:
         """All of a request, before it waits: also what to start from, where that is not codes of a PNG already."""
         shown, begin = readable(prompt), None
-        start, keep = settings.get("start"), settings.pop("keep", None)
+        start, keep, strength = settings.get("start"), settings.pop("keep", None), settings.pop("strength", None)
         sizes = {"image_length": self.config.image_length, "codebook_size": self.config.codebook_size}
         if not isinstance(start, Start | Mapping | None):
-            begin = source(settings.pop("start"), keep, resolution=self.resolution, **sizes)
-        elif keep is not None:
-            raise ValueError(f"keep must come with a start, which is a picture or codes, got {keep!r}")
+            begin = source(settings.pop("start"), keep, strength, resolution=self.resolution, **sizes)
+        for name, value in (("keep", keep), ("strength", strength)):
+            if value is not None and not begin:
+                raise ValueError(f"{name} must come with a start, which is a picture or codes, got {value!r}")
         params = dataclasses.replace(self.defaults, **settings)
         if params.start:
             check(params.start, **sizes)
@@ -206,9 +234,19 @@ class Pipeline:
         return notes
 
     def warm_up(self) -> None:
-        """Compile (or read from the disk) what the first gallery needs; `scheduler.warm_up()` what a crowd needs."""
+        """Compile (or read from the disk) what the first gallery needs."""
         with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), None, "", False)) as events:
             next(event for event in events if isinstance(event, Preview))
+
+    def warm_up_rest(self) -> Iterator[None]:
+        """One program after another, what a crowd needs, and who starts from a picture or wants one that tiles."""
+        yield from self.scheduler.warm_up()
+        pixels = np.zeros((self.resolution, self.resolution, 3), np.uint8)
+        codes = self._encode.submit([pixels])[0].result()
+        yield
+        self._weigh.submit([(self.tokenizer.encode("warm-up"), codes)])[0].result()
+        yield
+        self._paint.submit([surrounded(codes, "both")], urgent=False)[0].result()
 
     @property
     def config(self) -> ModelConfig:
@@ -237,6 +275,7 @@ class Pipeline:
         while self.metrics.open and time.monotonic() < deadline:  # they are being painted and ranked
             time.sleep(0.01)
         self._encode.close()
+        self._weigh.close()
         self._paint.close()
         self._rank.close()
 

@@ -18,6 +18,8 @@ MAX_SEED = 2**32 - 1
 MAX_CONDITION_SCALE = 100.0
 MAX_TEMPERATURE = 10.0
 FIRST = ("num_candidates", "seed", "condition_scale", "temperature", "top_k", "top_p")  # what every PNG has
+STRENGTH = 0.5  # of a variation: the share of codes that are drawn again
+SEAMLESS = ("", "x", "y", "both")
 MAX_INT = 2**31 - 1  # settings and sizes are int32 on the device
 
 
@@ -40,7 +42,8 @@ class SamplingParams:
 
     seed None means: draw a random one (the pipeline does, and reports it). top_k 0 and top_p 1 switch them off.
     negative_prompt takes the place of the empty prompt in super conditioning: what to stay away from. start: the codes
-    that are given, a `Start` or what it is in a PNG.
+    that are given, a `Start` or what it is in a PNG. seamless: along which axes the picture continues on its other
+    side, "x", "y" or "both" (True); "" (False) for none.
 
     What changes no picture: show, of the candidates, how many of the best to keep, None for all of them; seconds, after
     which no more is drawn where a candidate is whole.
@@ -54,6 +57,7 @@ class SamplingParams:
     top_p: float = 1.0
     negative_prompt: str = ""
     start: Start | None = None
+    seamless: str = ""
     show: int | None = None
     seconds: float | None = None
 
@@ -74,6 +78,7 @@ class SamplingParams:
             "top_p": float(top_p),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
             "start": _start(self.start),
+            "seamless": _axes(self.seamless),
         }
         if self.show is not None:
             clean["show"] = whole("show", self.show, 1, clean["num_candidates"])
@@ -97,6 +102,14 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, got {value!r}")
     return value if any(c.isprintable() and not c.isspace() for c in value) else ""
+
+
+def _axes(value: object) -> str:
+    if isinstance(value, bool):
+        return "both" if value else ""
+    if value not in SEAMLESS:
+        raise ValueError(f"seamless must be x, y or both, or empty for neither, got {value!r}")
+    return str(value)
 
 
 def _start(value: object) -> Start | None:

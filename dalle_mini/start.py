@@ -9,17 +9,24 @@ that the model sees those above and to the left, given or drawn, and no others.
 import base64
 import dataclasses
 import hashlib
+import io
 import math
+import numbers
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeGuard
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageOps
 
 FREE = -1  # a place that the model draws
+SENT_FORMATS = ("PNG", "JPEG", "WEBP")
+MOST_SENT = 16_000_000  # pixels
+DATA_URL = re.compile(r"data:image/(?:png|jpeg|webp);base64,([A-Za-z0-9+/=]+)")
+URL_RULE = "codes or a PNG, JPEG or WebP of at most 16 million pixels as a data URL (data:image/png;base64,...)"
 MOST_PLACES = 1 << 16  # of a grid: more are not unpacked
 
 
@@ -65,20 +72,25 @@ class Source(NamedTuple):
     pixels: UInt8[np.ndarray, "H W 3"] | None
     codes: Int[np.ndarray, " n"] | None  # of one that is encoded already
     keep: Bool[np.ndarray, " n"]
+    strength: float | None = None  # where it is said, the likelihood of the codes decides instead, see `likeliest`
 
 
-def source(start: Any, keep: Any, *, image_length: int, codebook_size: int, resolution: int) -> Source:
+def source(start: Any, keep: Any, strength: Any, *, image_length: int, codebook_size: int, resolution: int) -> Source:
     """`start`: a picture (a path, or of Pillow), a candidate, or codes; `keep`: see `kept_places`.
 
     A picture is cropped to its middle square. Raises ValueError naming the setting, the rule and the value.
     """
     places = kept_places(keep, math.isqrt(image_length))
+    if strength is not None and not (_is_number(strength) and 0 <= strength <= 1):
+        raise ValueError(f"strength must be a number from 0 to 1, got {strength!r}")
+    if strength is not None and keep is not None:
+        raise ValueError(f"keep must be left out where strength is given, got {_short(keep)}")
     if isinstance(start, str | Path):
         start = read_picture(Path(start))
     if isinstance(start, Image.Image):
-        return Source(np.asarray(ImageOps.fit(_opaque(start), (resolution, resolution))), None, places)
+        return Source(np.asarray(ImageOps.fit(_opaque(start), (resolution, resolution))), None, places, strength)
     codes = getattr(start, "codes", start)
-    return Source(None, _checked_codes(codes, image_length, codebook_size, lowest=0), places)
+    return Source(None, _checked_codes(codes, image_length, codebook_size, lowest=0), places, strength)
 
 
 def check(start: Start, *, image_length: int, codebook_size: int) -> None:
@@ -102,6 +114,13 @@ def kept_places(keep: Any, side: int) -> Bool[np.ndarray, " n"]:
     raise ValueError(f"keep must be {rule}, got {_short(keep)}")
 
 
+def likeliest(likelihoods: Float[np.ndarray, " n"], strength: float) -> Bool[np.ndarray, " n"]:
+    """The places of the likeliest codes, all but a share of `strength`."""
+    keep = np.zeros(len(likelihoods), bool)
+    keep[np.argsort(-likelihoods, kind="stable")[: round((1 - strength) * len(keep))]] = True
+    return keep
+
+
 def _checked_codes(codes: Any, number: int, size: int, *, lowest: int) -> Int[np.ndarray, " n"]:
     side = math.isqrt(number)
     try:
@@ -113,6 +132,10 @@ def _checked_codes(codes: Any, number: int, size: int, *, lowest: int) -> Int[np
     if not lowest <= found.min() <= found.max() < size:
         raise ValueError(f"start must have codes from 0 to {size - 1}, got {found.min()} to {found.max()}")
     return found.ravel().astype(np.int32)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _short(value: Any) -> str:
@@ -144,3 +167,30 @@ def _opaque(picture: Image.Image) -> Image.Image:
         return upright.convert("RGB")
     except (OSError, SyntaxError) as error:  # of a file that Pillow has opened and not read
         raise ValueError(f"start must be an image that can be read, got {picture!r}") from error
+
+
+def sent_picture(sent: Any, resolution: int) -> Any:
+    """What a stranger starts from: a data URL as the middle square of its picture; other values as they are.
+
+    No text is a path. Raises ValueError.
+    """
+    from dalle_mini.training.data.pictures import PictureError, decode_picture
+
+    if not isinstance(sent, str):
+        if not isinstance(sent, list):
+            raise ValueError(f"start must be a picture as a data URL, or codes, got {_short(sent)}")
+        return sent
+    rule = f"start must be {URL_RULE}, got {sent[:40]!r}"
+    found = DATA_URL.fullmatch(sent)
+    try:
+        if not found:
+            raise ValueError
+        data = base64.b64decode(found[1], validate=True)
+        with Image.open(io.BytesIO(data), formats=SENT_FORMATS) as image:
+            if image.width * image.height > MOST_SENT:
+                raise ValueError
+        return ImageOps.fit(decode_picture(data)[0], (resolution, resolution))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(rule) from error
+    except PictureError as error:
+        raise ValueError(f"{rule} ({error})") from error

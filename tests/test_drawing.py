@@ -1,5 +1,6 @@
 """Drawing from something, on the embedded model: negative prompts, starts, the best of more, all of it in a crowd."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -107,6 +108,10 @@ def test_nothing_given_is_a_plain_drawing(emoji: "Pipeline", cats: Gallery, tmp_
         ({"start": Start((0,) * 63)}, "start must be a picture or 64 codes (whole numbers), got (0, "),
         ({"start": [0] * 64, "keep": 9}, "keep must be a number of rows from 0 to 8 or 8 x 8 booleans, got 9"),
         ({"keep": 2}, "keep must come with a start, which is a picture or codes, got 2"),
+        ({"strength": 0.5}, "strength must come with a start, which is a picture or codes, got 0.5"),
+        ({"start": [0] * 64, "strength": 2}, "strength must be a number from 0 to 1, got 2"),
+        ({"start": [0] * 64, "strength": 0.5, "keep": 1}, "keep must be left out where strength is given, got 1"),
+        ({"seamless": "z"}, "seamless must be x, y or both, or empty for neither, got 'z'"),
         ({"show": 3}, "show must be a whole number from 1 to 2, got 3"),
         ({"seconds": 0}, "seconds must be a number > 0, got 0"),
         ({"negative_prompt": None}, "negative_prompt must be a text, got None"),
@@ -116,6 +121,73 @@ def test_a_bad_setting_is_refused_before_anything_waits(emoji: "Pipeline", setti
     with pytest.raises(ValueError, match="must") as refused:
         emoji.stream(**CATS, **settings)
     assert str(refused.value).startswith(sentence)
+
+
+# Variations
+
+
+def test_a_share_of_the_codes_is_drawn_again_those_least_likely_to_the_model(emoji: "Pipeline", cats: Gallery):
+    for strength, given in ((0.25, 48), (0.5, 32), (0.75, 16)):
+        varied = cats[0].vary(strength, seed=1)
+        kept = np.array(varied.params.start.codes)
+        assert (kept != FREE).sum() == given
+        likelihoods = emoji.scheduler.likelihoods(emoji.tokenizer.encode(cats.prompt), cats[0].codes)
+        assert likelihoods[kept != FREE].min() >= likelihoods[kept == FREE].max()
+        for candidate in varied:
+            np.testing.assert_array_equal(candidate.codes[kept != FREE], cats[0].codes[kept != FREE])
+        assert (varied.prompt, varied.params.num_candidates) == (cats.prompt, 2)
+
+
+def test_the_ends_of_strength_are_the_candidate_itself_and_a_drawing_without_it(emoji: "Pipeline", cats: Gallery):
+    (same,) = cats[1].vary(0, num_candidates=1)
+    assert same.image.tobytes() == cats[1].image.tobytes()
+    assert cats[1].vary(1, seed=7).params == cats.params
+
+
+def test_a_candidate_of_a_file_is_drawn_again_and_varied_alike(emoji: "Pipeline", cats: Gallery, tmp_path: Path):
+    path = cats.save(tmp_path)[1]
+    found = emoji.redraw(path)
+    assert (found.index, found.score, found.params) == (cats[1].index, cats[1].score, cats[1].params)
+    for one, other in zip(found.vary(0.3, seed=2), cats[1].vary(0.3, seed=2), strict=True):
+        np.testing.assert_array_equal(one.codes, other.codes)
+
+
+def test_a_picture_of_somebody_else_cannot_be_drawn_again(emoji: "Pipeline", cats: Gallery, tmp_path: Path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"^picture must be a PNG that says how it was drawn, got '.*a\.png'$"):
+        emoji.redraw(tmp_path / "a.png")
+    dataclasses.replace(cats[0], model="mini").save_png(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"^picture must be drawn by the model emoji, got one by mini$"):
+        emoji.redraw(tmp_path / "b.png")
+
+
+# Tiling
+
+
+def seam(picture: Image.Image, axis: int) -> float:
+    """The mean difference across the seam."""
+    values = np.moveaxis(np.asarray(picture, float), axis, 0)
+    return float(np.abs(values[0] - values[-1]).mean())
+
+
+def test_a_seamless_picture_has_the_same_codes_and_no_seam_along_its_axes(emoji: "Pipeline", cats: Gallery):
+    for seamless, axes in (("x", {1}), ("y", {0}), (True, {0, 1})):
+        gallery = emoji.generate(**CATS, seamless=seamless)
+        np.testing.assert_array_equal(codes_of(gallery), codes_of(cats))
+        for candidate, plain in zip(by_index(gallery), by_index(cats), strict=True):
+            assert candidate.image.size == (64, 64)
+            for axis in axes:
+                assert seam(candidate.image, axis) <= seam(plain.image, axis) / 2
+
+
+def test_beyond_the_border_the_picture_is_painted_as_it_goes_on(emoji: "Pipeline"):
+    """A picture whose codes are shifted is the same picture, shifted: there is nothing special about its border."""
+    codes = emoji.generate(CATS["prompt"], num_candidates=1, seed=8)[0].codes.reshape(8, 8)
+    first, shifted = (
+        np.asarray(emoji.generate("a cat", start=grid, keep=8, num_candidates=1, seamless="both")[0].image, int)
+        for grid in (codes, np.roll(codes, (3, 2), axis=(0, 1)))
+    )
+    assert np.abs(np.roll(first, (24, 16), axis=(0, 1)) - shifted).mean() < 1
 
 
 # The best of more
@@ -153,6 +225,7 @@ def test_every_png_draws_itself_again(emoji: "Pipeline", cats: Gallery, tmp_path
         {"negative_prompt": "a white background"},
         {"start": cats[0], "keep": LEFT, "negative_prompt": "blue"},
         {"start": cats[0].image, "show": 1, "seconds": 60},
+        {"start": cats[0], "strength": 0.3, "seamless": True},
     ]
     for number, more in enumerate(settings):
         path = emoji.generate(**CATS, **more).save(tmp_path / str(number))[0]
@@ -171,14 +244,23 @@ MIXED: list[dict[str, Any]] = [
     {"prompt": "a dog", "num_candidates": 5, "start": np.arange(64), "keep": 3},
     {"prompt": "a dog", "num_candidates": 3, "start": np.arange(64), "keep": LEFT, "condition_scale": 1.0},
     {"prompt": "three stars", "num_candidates": 9, "show": 2},
-    {"prompt": "three stars", "num_candidates": 2, "start": Image.new("RGB", (80, 64), "pink"), "keep": 1},
+    {
+        "prompt": "three stars",
+        "num_candidates": 2,
+        "start": Image.new("RGB", (80, 64), "pink"),
+        "keep": 1,
+        "seamless": "x",
+    },
+    {"prompt": "two rockets", "num_candidates": 3, "start": np.arange(64), "strength": 0.4, "seamless": "both"},
 ]
 
 
 def test_in_a_crowd_of_all_kinds_everybody_gets_what_they_get_alone(emoji: "Pipeline"):
     alone = [emoji.generate(**asked, seed=i) for i, asked in enumerate(MIXED)]
     with ThreadPoolExecutor(2 * len(MIXED)) as pool:
-        crowd = list(pool.map(lambda i: emoji.generate(**MIXED[i % len(MIXED)], seed=i % len(MIXED)), range(12)))
+        crowd = list(
+            pool.map(lambda i: emoji.generate(**MIXED[i % len(MIXED)], seed=i % len(MIXED)), range(2 * len(MIXED)))
+        )
     for i, gallery in enumerate(crowd):
         expected = alone[i % len(MIXED)]
         assert [(c.index, c.score, c.params) for c in gallery] == [(c.index, c.score, c.params) for c in expected]

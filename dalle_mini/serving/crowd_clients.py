@@ -84,6 +84,8 @@ def _random_ask(rng: random.Random) -> Ask:
         temperature=round(rng.uniform(0.5, 1.5), 2),
         top_k=rng.choice((0, 10, 50, 256)),
         top_p=rng.choice((0.5, 0.9, 1.0)),
+        negative_prompt=rng.choice(("", "", "a white background")),
+        seamless=rng.choice(("", "", "both")),
     )
     return Ask(f"{rng.choice(COUNTS)} {rng.choice(THINGS)}{rng.choice(PLACES)}", params)
 

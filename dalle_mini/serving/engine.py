@@ -26,7 +26,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from dalle_mini import decode, environment
 from dalle_mini.checkpoint import load_params
@@ -79,6 +79,7 @@ class Engine:
         self._insert = jax.jit(partial(decode.insert, config), donate_argnums=0)
         self._decode_row = jax.jit(partial(decode.decode_row, config=config), donate_argnames="state")
         self._rng = jax.jit(decode.candidate_rng)
+        self._likelihoods = jax.jit(partial(decode.likelihoods, config=config))
 
     def prefill(self, prompt: TokenizedPrompt) -> CrossKV:
         """The text's part of the work, done once however many candidates follow; the latest texts are kept."""
@@ -90,6 +91,11 @@ class Engine:
         while len(self._prompts) > KEPT_PROMPTS:
             self._prompts.popitem(last=False)
         return self._prompts[asked]
+
+    def likelihoods(self, prompt: TokenizedPrompt, codes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """How likely the codes of a picture are for a prompt, as logarithms. Any thread may."""
+        tokens, mask, codes = jax.device_put((prompt.tokens[:1], prompt.mask[:1], codes), self.device)
+        return np.asarray(self._likelihoods(self.params, tokens=tokens, mask=mask, codes=codes))
 
     def has_room(self, params: SamplingParams) -> bool:
         """Whether one more candidate can be inserted now."""
