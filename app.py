@@ -3,7 +3,7 @@
 All it shows comes from a `Pipeline`: nothing is drawn or ranked here. This file lays the page out in the order of the
 screen and serves it; what its parts do and say is in dalle_mini/web/page/.
 
-    build_demo(pipeline, answers, visits) -> gr.Blocks     the page and the API endpoint /generate
+    build_demo(pipeline, answers, visits) -> gr.Blocks     the page and the API's endpoints
     launch(pipeline) -> address                            the one way it is served, by main() and by the tests
 """
 
@@ -28,7 +28,7 @@ from dalle_mini.web.answers import Answers, kept
 from dalle_mini.web.door import Door
 from dalle_mini.web.limits import Limits
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.api import api_function, checker, events_of, is_listened_to, settings_of
+from dalle_mini.web.page.api import api_function, checker, events_of, is_listened_to, parameters_of
 from dalle_mini.web.page.draw_button import REUSE, Page, connect
 from dalle_mini.web.page.settings import settings_panel
 from dalle_mini.web.page.tab import HEAD, connect_tab
@@ -107,13 +107,14 @@ def empty_gallery() -> gr.Gallery:
 
 
 def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) -> gr.Blocks:
-    """The page and the endpoint /generate, for one pipeline."""
+    """The page and the API's endpoints, for one pipeline."""
     gr.set_static_paths(answers.folder)  # served from where they are, without a copy that Gradio would keep
     with gr.Blocks(title="DALL·E mini") as demo:
         page = lay_out(pipeline)
         connect(page, pipeline, answers, visits)
         connect_tab(demo, page, visits)
-        gr.api(api_function(pipeline, answers), api_name="generate", concurrency_limit=None)
+        for name, parameters in parameters_of(pipeline).items():
+            gr.api(api_function(pipeline, answers, parameters), api_name=name, concurrency_limit=None)
         demo.load(None, js="() => document.getElementById('status').setAttribute('aria-live', 'polite')")
     # Everyone here needs a thread, and those to be refused some more: Gradio's own line has no place and no end.
     demo.max_threads = pipeline.scheduler.capacity + 40
@@ -141,7 +142,7 @@ def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: V
     )
     return Door(
         mounted,
-        settings=settings_of(pipeline),
+        endpoints=parameters_of(pipeline),
         check=checker(pipeline),
         events=events_of(demo),
         known=partial(is_listened_to, demo),
@@ -185,7 +186,7 @@ def replica_counts(engine: str, replicas: str | None) -> int | tuple[int, int] |
 
 def _warm_up(pipeline: dalle_mini.Pipeline, stop: threading.Event) -> None:
     """Beside the main thread, which would not hear that it is to end while a program is compiled."""
-    for _ in pipeline.scheduler.warm_up():
+    for _ in pipeline.warm_up_rest():
         if stop.is_set():
             return
 

@@ -42,6 +42,7 @@ _FAMILY: dict[str, Any] = {
     "sinkhorn_iters": 1,
 }
 _DTYPES = ("float32", "bfloat16", "float16")
+_KNOBS = ("condition_scale", "temperature", "top_k", "top_p")  # the settings that belong to a model, not to a request
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,16 +142,14 @@ class ModelConfig:
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
         if missing := sorted(required - set(sizes)):
             raise ValueError(f"the config must have {', '.join(missing)}, got none")
-        knobs = ("condition_scale", "temperature", "top_k", "top_p")
-        sampling = SamplingParams(**{name: given[name] for name in knobs if name in given})
+        sampling = SamplingParams(**{name: given[name] for name in _KNOBS if name in given})
         return cls(**sizes, sampling=sampling)
 
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` of this model, `from_dict`'s inverse; the family's fixed keys are written out."""
         raw = dataclasses.asdict(self)
-        knobs = raw.pop("sampling")
-        # How many candidates and which seed belong to a request, not to a model.
-        del knobs["num_candidates"], knobs["seed"]
+        del raw["sampling"]
+        knobs = {name: getattr(self.sampling, name) for name in _KNOBS}
         return {"model_type": "dallebart", **_FAMILY, **raw, **knobs}
 
 

@@ -2,11 +2,13 @@
 
 Contract: pure functions of params, config and a `DecodeState`, which is passed in and handed back (jit them with the
 state donated). A slot draws one candidate; every slot has its own text, position, rng and sampling params, all of
-them arrays, so that nothing recompiles when a knob moves. In a guided state a slot has two neighbouring rows of the
-batch, with and without its prompt; in a plain one, for condition_scale 1, it has the first alone.
+them arrays, so that nothing recompiles when a knob moves, and codes that are given, which the loop takes instead of
+drawing. In a guided state a slot has two neighbouring rows of the batch, with and without its prompt; in a plain one,
+for condition_scale 1, it has the first alone.
 
     DecodeState   cross, cache          as in model.py, B = 2 S (guided) or S (plain)
                   codes, positions [S]  the last code drawn, and how many were
+                  given [S, n]          the codes that are given, FREE (start.py) where they are drawn
                   rngs [S], sampling    see candidate_rng and SlotSampling
 
 Letters: as in model.py; S slots.
@@ -22,6 +24,7 @@ from dalle_mini import model
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import CrossKV, KVCache, Params
 from dalle_mini.sampling import guide, sample
+from dalle_mini.start import FREE
 
 
 class SlotSampling(NamedTuple):
@@ -38,6 +41,7 @@ class DecodeState(NamedTuple):
     cache: KVCache
     codes: Int[Array, " S"]
     positions: Int[Array, " S"]
+    given: Int[Array, "S n"]
     rngs: Array  # typed keys [S]; the rng of a code is fold_in(rngs[s], position)
     sampling: SlotSampling
 
@@ -48,7 +52,7 @@ def candidate_rng(seed: int | Array, candidate: int | Array) -> Array:
 
 
 def prefill(params: Params, config: ModelConfig, tokens: Int[Array, "R T"], mask: Int[Array, "R T"]) -> CrossKV:
-    """Everything the decoder needs of texts: in every two rows a prompt, then the empty prompt."""
+    """Everything the decoder needs of texts: in every two rows a prompt, then the negative prompt."""
     return model.cross_kv(params, config, model.encode(params, config, tokens, mask), mask)
 
 
@@ -64,6 +68,7 @@ def empty_state(config: ModelConfig, slots: int, *, guided: bool = True) -> Deco
         cache=cache,
         codes=jnp.full(slots, config.bos_code, jnp.int32),
         positions=jnp.zeros(slots, jnp.int32),
+        given=jnp.full((slots, config.image_length), FREE, jnp.int32),
         rngs=jax.vmap(jax.random.key)(jnp.zeros(slots, jnp.uint32)),
         sampling=SlotSampling(jnp.ones(slots), jnp.ones(slots), jnp.zeros(slots, jnp.int32), jnp.ones(slots)),
     )
@@ -74,7 +79,13 @@ def _rows_per_slot(state: DecodeState) -> int:
 
 
 def insert(
-    config: ModelConfig, state: DecodeState, slot: Array, prefix: CrossKV, rng: Array, sampling: SlotSampling
+    config: ModelConfig,
+    state: DecodeState,
+    slot: Array,
+    prefix: CrossKV,
+    rng: Array,
+    sampling: SlotSampling,
+    given: Int[Array, " n"],
 ) -> DecodeState:
     """Put a candidate at its first position into `slot`; `sampling` holds scalars. What was there is forgotten."""
 
@@ -88,13 +99,23 @@ def insert(
         cache=state.cache,  # positions say how much of it counts
         codes=state.codes.at[slot].set(config.bos_code),
         positions=state.positions.at[slot].set(0),
+        given=state.given.at[slot].set(given),
         rngs=state.rngs.at[slot].set(rng),
         sampling=jax.tree.map(lambda values, value: values.at[slot].set(value), state.sampling, sampling),
     )
 
 
+def likelihoods(
+    params: Params, config: ModelConfig, tokens: Int[Array, "1 T"], mask: Int[Array, "1 T"], codes: Int[Array, " n"]
+) -> Float[Array, " n"]:
+    """Of every code of a picture, the logarithm of its probability after the text and the codes before it."""
+    before = jnp.concatenate([jnp.full(1, config.bos_code, codes.dtype), codes[:-1]])
+    logits = model.forward(params, config, tokens, mask, before[None])[0]  # [n, V]
+    return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[:, None], axis=-1)[:, 0]
+
+
 def decode_row(params: Params, config: ModelConfig, state: DecodeState) -> tuple[DecodeState, Int[Array, "S side"]]:
-    """Draw the next `config.side` codes of every slot, in one loop on the device."""
+    """Draw the next `config.side` codes of every slot, or take those that are given, in one loop on the device."""
     sampling, own = state.sampling, _rows_per_slot(state)
 
     def step(carry: tuple[KVCache, Array, Array], _: None) -> tuple[tuple[KVCache, Array, Array], Array]:
@@ -112,6 +133,8 @@ def decode_row(params: Params, config: ModelConfig, state: DecodeState) -> tuple
             top_p=sampling.top_p,
             codebook_size=config.codebook_size,
         )
+        given = jnp.take_along_axis(state.given, positions[:, None], axis=1, mode="clip")[:, 0]
+        codes = jnp.where(given == FREE, codes, given)
         return (cache, codes, positions + 1), codes
 
     carry = (state.cache, state.codes, state.positions)

@@ -14,15 +14,15 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from dalle_mini.sampling_params import SamplingParams
+from dalle_mini.sampling_params import MAX_CANDIDATES, STRENGTH, SamplingParams, whole
 
 SOFTWARE = "DALL·E mini"
 _SHEET_GAP = 2  # pixels between the pictures of a contact sheet
@@ -39,6 +39,16 @@ class Candidate:
     prompt: str
     params: SamplingParams  # with the seed that was used, never None
     model: str
+    generate: "Callable[..., Gallery] | None" = dataclasses.field(default=None, repr=False)  # of its pipeline
+
+    def vary(self, strength: float = STRENGTH, **settings: Any) -> "Gallery":
+        """Other pictures like this one: a share of its codes, those least likely to the model, is drawn again.
+
+        The settings are its own, with another seed, as far as no others are given.
+        """
+        assert self.generate is not None, "only a pipeline's candidates can be varied"
+        own = {name: value for name, value in self.params.to_dict().items() if name not in ("seed", "start")}
+        return self.generate(self.prompt, start=self, strength=strength, **own | settings)
 
     @property
     def seed(self) -> int:
@@ -52,7 +62,7 @@ class Candidate:
             "prompt": self.prompt,
             "seed": str(self.seed),
             "candidate": str(self.index),
-            "settings": json.dumps(dataclasses.asdict(self.params)),
+            "settings": json.dumps(self.params.to_dict()),
             "model": self.model,
             **score,
             "software": SOFTWARE,
@@ -79,6 +89,17 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture must be a PNG file that can be read, got {str(path)!r}") from error
     return text if text.get("software") == SOFTWARE else {}
+
+
+def read_recipe(path: Path | str) -> tuple[dict[str, Any], int, str]:
+    """What draws a PNG of ours again: prompt and settings, which of the candidates, the model. Raises ValueError."""
+    text = read_metadata(path)
+    try:
+        settings = SamplingParams(**json.loads(text["settings"])).to_dict()
+        index = whole("candidate", int(text["candidate"]), 0, MAX_CANDIDATES - 1)
+        return {"prompt": text["prompt"], **settings}, index, text["model"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"picture must be a PNG that says how it was drawn, got {str(path)!r}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,48 +23,51 @@ STRANGERS_LARGEST = 2**24  # pixels: 50 MB as RGB, out of a body of 1 MiB
 _one_at_a_time = threading.Lock()
 
 
-def from_file(path: Path) -> Image.Image:
-    """Upright and in RGB, on white where it is transparent."""
+def from_file(path: Path, *, setting: str = "picture") -> Image.Image:
+    """Upright and in RGB, on white where it is transparent. `setting` is what an error is about."""
     try:
         file = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ValueError(f"picture must be an image that can be read, got {str(path)!r} ({reason})") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ValueError(f"{setting} must be an image that can be read, got {str(path)!r} ({reason})") from error
     try:
         return decode_picture(file)[0]
     except PictureError as error:
-        raise ValueError(_rule("an image", LARGEST, str(path), error)) from None
+        raise ValueError(_rule(setting, "an image", LARGEST, str(path), error)) from None
 
 
-def from_base64(text: str) -> Image.Image:
-    """As `from_file`, out of a message: a data URL, or its base64 alone."""
+def from_base64(text: str, side: int, *, setting: str = "picture") -> Image.Image:
+    """As `from_file`, out of a message: a data URL, or its base64 alone; its centred square, `side` pixels wide."""
     if not isinstance(text, str):  # Gradio checks no types
-        raise ValueError(f"picture must be a data URL or base64, got {type(text).__name__}")
+        raise ValueError(f"{setting} must be a data URL or base64, got {type(text).__name__}")
     try:
         file = base64.b64decode(re.sub(r"^data:[\w/+.-]*;base64,", "", text.strip()), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"picture must be a data URL or base64, got {text[:40]!r}") from None
+        raise ValueError(f"{setting} must be a data URL or base64, got {text[:40]!r}") from None
     try:
         with _one_at_a_time:
-            return decode_picture(file, formats=STRANGERS_FORMATS, largest=STRANGERS_LARGEST)[0]
+            picture = decode_picture(file, formats=STRANGERS_FORMATS, largest=STRANGERS_LARGEST)[0]
+            return Image.fromarray(square(picture, side))
     except PictureError as error:
         kinds = f"a {', '.join(STRANGERS_FORMATS[:-1])} or {STRANGERS_FORMATS[-1]}"
-        raise ValueError(_rule(kinds, STRANGERS_LARGEST, f"{len(file)} bytes", error)) from None
+        raise ValueError(_rule(setting, kinds, STRANGERS_LARGEST, f"{len(file)} bytes", error)) from None
 
 
-def in_rgb(picture: Image.Image) -> Image.Image:
+def in_rgb(picture: Image.Image, *, setting: str = "picture") -> Image.Image:
     """As `from_file`, of what Pillow has open already."""
     if not isinstance(picture, Image.Image):
-        raise ValueError(f"picture must be a PIL image, got {type(picture).__name__}")
+        raise ValueError(f"{setting} must be a PIL image, got {type(picture).__name__}")
     try:
-        return to_rgb(picture, picture.info.get("icc_profile"))[0]
+        return to_rgb(ImageOps.exif_transpose(picture), picture.info.get("icc_profile"))[0]
     except PictureError as error:
-        raise ValueError(f"picture must have 8 or 16 bits a value, got mode {picture.mode} ({error})") from None
+        raise ValueError(f"{setting} must have 8 or 16 bits a value, got mode {picture.mode} ({error})") from None
+    except (OSError, SyntaxError) as error:  # of a file that Pillow has opened and not read
+        raise ValueError(f"{setting} must be an image that can be read, got {picture!r} ({error})") from None
 
 
-def _rule(kinds: str, largest: int, got: str, error: PictureError) -> str:
+def _rule(setting: str, kinds: str, largest: int, got: str, error: PictureError) -> str:
     limits = f"{SMALLEST_SIDE} pixels a side or more and at most {largest // 10**6} million in all"
-    return f"picture must be {kinds} that can be read, of {limits}, got {got!r} ({error})"
+    return f"{setting} must be {kinds} that can be read, of {limits}, got {got!r} ({error})"
 
 
 def square(picture: Image.Image, side: int) -> UInt8[np.ndarray, "S S 3"]:

@@ -1,8 +1,8 @@
 """Prompts -> tokens, with the tokenizer files that are published beside the checkpoints.
 
-Contract: a prompt of any content becomes `[2, T]` token ids and their mask; row 0 is the prompt, row 1 the
-empty prompt of super conditioning. A row is `<s> text </s> <pad> ...`, cut to T = max_text_length with `</s>`
-kept. This file knows how to normalise (text.py) but nothing of the network. `train` writes the same kind of
+Contract: a prompt of any content becomes `[2, T]` token ids and their mask; row 0 is the prompt, row 1 the negative
+prompt of super conditioning, by default the empty one. A row is `<s> text </s> <pad> ...`, cut to T = max_text_length
+with `</s>` kept. This file knows how to normalise (text.py) but nothing of the network. `train` writes the same kind of
 files for a model of one's own.
 
 The scheme is BART's byte-level BPE (Radford et al. 2019, "Language Models are Unsupervised Multitask
@@ -38,12 +38,14 @@ MAX_CHARACTERS = 10_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizedPrompt:
-    """What the encoder reads: row 0 is the prompt, row 1 the empty prompt."""
+    """What the encoder reads: row 0 is the prompt, row 1 the negative prompt."""
 
     tokens: Int32[np.ndarray, "2 T"]
     mask: Int32[np.ndarray, "2 T"]  # 1 from <s> to </s>, 0 on <pad>
     text: str  # as tokenised, that is after normalisation
     truncated: bool  # whether some of the prompt did not fit
+    negative: str = ""  # the negative prompt, likewise
+    negative_truncated: bool = False
 
 
 class Tokenizer:
@@ -81,13 +83,24 @@ class Tokenizer:
         """Every token id is below this; a model's encoder_vocab_size must be at least as large."""
         return max(self._bpe.get_vocab().values()) + 1  # not its length: a vocabulary may have holes
 
-    def encode(self, prompt: str) -> TokenizedPrompt:
-        """Tokens of one prompt. Never raises for a str, whatever is in it."""
-        normalized = self._clean(prompt)
-        rows = [*self._ids([normalized]), []]
+    def encode(self, prompt: str, negative: str = "") -> TokenizedPrompt:
+        """Tokens of one prompt and what to stay away from. Never raises for a str, whatever is in it."""
+        cleaned = self._clean(negative)
+        texts = [self._clean(prompt), cleaned if cleaned.strip() else ""]  # nothing left is the empty prompt
+        rows = self._ids(texts)
         tokens, mask = self._pack(rows)
-        truncated = len(rows[0]) > self._max_text_length - 2 or len(prompt) > MAX_CHARACTERS
-        return TokenizedPrompt(tokens=tokens, mask=mask, text=normalized, truncated=truncated)
+        truncated, negative_truncated = (
+            len(row) > self._max_text_length - 2 or len(given) > MAX_CHARACTERS
+            for row, given in zip(rows, (prompt, negative), strict=True)
+        )
+        return TokenizedPrompt(
+            tokens=tokens,
+            mask=mask,
+            text=texts[0],
+            truncated=truncated,
+            negative=texts[1],
+            negative_truncated=negative_truncated,
+        )
 
     def encode_batch(self, captions: Sequence[str]) -> tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"]]:
         """Tokens and mask of many captions, for training.

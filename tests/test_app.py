@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -35,6 +35,7 @@ from slow_pipeline import Slow
 import app
 import dalle_mini
 from dalle_mini.gallery import Preview, read_metadata
+from dalle_mini.sampling_params import STRENGTH
 from dalle_mini.serving.refusals import ClosedError
 from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.judge import judge
@@ -159,13 +160,17 @@ def test_api_documents_the_pipelines_defaults_and_nothing_else_is_public(
     client: Client, emoji: dalle_mini.Pipeline
 ) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(endpoints) == ["/generate"]
-    prompt, *settings, previews = endpoints["/generate"]["parameters"]
-    assert (prompt["parameter_name"], prompt["parameter_has_default"]) == ("prompt", False)
-    assert (previews["parameter_name"], previews["parameter_default"]) == ("previews", False)
-    for setting in settings:
-        assert setting["parameter_has_default"]
-        assert setting["parameter_default"] == getattr(emoji.defaults, setting["parameter_name"])
+    own = {"/generate": ["prompt"], "/complete": ["prompt", "start", "keep"], "/vary": ["prompt", "start", "strength"]}
+    assert list(endpoints) == list(own)
+    defaults = {"previews": False, "keep": None, "strength": STRENGTH}
+    for endpoint, names in own.items():
+        parameters = endpoints[endpoint]["parameters"]
+        assert [each["parameter_name"] for each in parameters[: len(names)]] == names
+        for each in parameters:
+            name = each["parameter_name"]
+            assert each["parameter_has_default"] == (name not in ("prompt", "start"))
+            if each["parameter_has_default"]:
+                assert each["parameter_default"] == defaults.get(name, getattr(emoji.defaults, name, None))
 
 
 def test_api_counts_the_rows_while_drawing(client: Client, no_heartbeats: None) -> None:
@@ -224,6 +229,68 @@ def test_odd_prompt_is_drawn_and_kept_as_typed(client: Client, prompt: str) -> N
 def test_long_prompt_is_cut_and_said_so(client: Client) -> None:
     result = client.predict("a cat and " * 1000, num_candidates=1, api_name="/generate")
     assert any("cut" in note for note in result["notes"])
+
+
+def as_url(picture: Image.Image, kind: str = "PNG") -> str:
+    data = io.BytesIO()
+    picture.save(data, kind)
+    return f"data:image/{kind.lower()};base64,{b64encode(data.getvalue()).decode()}"
+
+
+def test_api_completes_a_picture_as_python_does(client: Client, emoji: dalle_mini.Pipeline) -> None:
+    photo = Image.linear_gradient("L").convert("RGB")
+    keep = [[column < 4 for column in range(8)]] * 8
+    asked: dict[str, Any] = {"keep": keep, "num_candidates": 2, "seed": 7, "negative_prompt": "blue"}
+    result = client.predict("a cat", as_url(photo), **asked, api_name="/complete")
+    expected = emoji.generate("a cat", start=photo, **asked)
+    assert [each["codes"] for each in result["candidates"]] == [each.codes.tolist() for each in expected]
+
+
+def test_api_varies_what_it_has_drawn(client: Client, emoji: dalle_mini.Pipeline) -> None:
+    asked: dict[str, Any] = {"num_candidates": 1, "seed": 7}
+    (drawn,) = client.predict("three stars", **asked, api_name="/generate")["candidates"]
+    asked |= {"strength": 0.25, "seamless": "both"}
+    (varied,) = client.predict("three stars", drawn["codes"], **asked, api_name="/vary")["candidates"]
+    (expected,) = emoji.generate("three stars", start=drawn["codes"], **asked)
+    assert varied["codes"] == expected.codes.tolist()
+    settings = json.loads(read_metadata(varied["image"])["settings"])
+    assert dalle_mini.SamplingParams(**settings) == expected.params
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "/etc/passwd",
+        "assets/images/page.png",
+        "https://example.org/a.png",
+        "data:image/png;base64,AAAA",
+        "data:image/svg+xml;base64,PHN2Zz4=",
+        as_url(Image.new("1", (5000, 5000))),
+        as_url(Image.new("RGB", (3, 3))),
+    ],
+    ids=["path", "our own file", "address", "no picture", "svg", "huge", "tiny"],
+)
+def test_what_strangers_start_from_is_a_picture_inside_the_message(client: Client, start: str) -> None:
+    with pytest.raises(AppError, match=r"start must be a (data URL or base64|JPEG, PNG, WEBP, GIF or BMP)"):
+        client.predict("a cat", start, api_name="/complete")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "start", "settings", "sentence"),
+    [
+        ("/complete", [0] * 64, {"keep": 9}, "keep must be a number of rows from 0 to 8 or 8 x 8 booleans, got 9"),
+        ("/complete", [0] * 63, {}, "start must be a picture or 64 codes"),
+        ("/complete", {"codes": "", "sha256": ""}, {}, "start must be a picture as a data URL, or codes, got {"),
+        ("/complete", None, {}, "start must be a picture as a data URL, or codes, got None"),
+        ("/vary", [0] * 64, {"strength": 1.5}, "strength must be a number from 0 to 1, got 1.5"),
+        ("/vary", [9999] * 64, {}, "start must have codes from 0 to 1023, got 9999 to 9999"),
+    ],
+)
+def test_a_start_that_cannot_be_is_named_to_the_apis_client(
+    client: Client, endpoint: str, start: Any, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(AppError, match=re.escape(sentence)):
+        client.predict("a cat", start, **settings, api_name=endpoint)
 
 
 def test_cancelling_a_job_closes_the_pipelines_stream(slow_address: str, slow: Slow) -> None:

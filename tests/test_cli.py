@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,9 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--top-k", "-1", "top_k"),
         ("--top-p", "0", "top_p"),
         ("--top-p", "1.5", "top_p"),
+        ("--seamless", "z", "seamless"),
+        ("--show", "10", "show"),
+        ("--seconds", "0", "seconds"),
     ],
 )
 def test_bad_setting_is_named_with_rule_and_value(
@@ -66,6 +70,18 @@ def test_bad_setting_is_named_with_rule_and_value(
         (
             ["reconstruct", "assets/images/page.png", "--out", "/proc/x.png"],
             "error: out must be a folder that can be written, got '/proc'",
+        ),
+        (
+            ["generate", "a cat", "--start", "nowhere.jpg"],
+            "error: start must be an image that can be read, got 'nowhere.jpg'",
+        ),
+        (
+            ["generate", "--vary", "nowhere.png"],
+            "error: picture must be a PNG file that can be read, got 'nowhere.png'",
+        ),
+        (
+            ["generate", "a cat", "--vary", "a.png"],
+            "error: vary must be given without a prompt and a start, which are those of its file, got 'a.png'",
         ),
         (["generate", "a cat", "--bogus"], "error: No such option: --bogus"),
         (["generate", "a cat", "--seed"], "error: Option '--seed' requires an argument."),
@@ -157,6 +173,27 @@ def test_one_prompt_gives_the_pictures_that_python_gives(emoji, tmp_path: Path, 
     for path in emoji.generate("a cat", num_candidates=3, seed=7).save(tmp_path / "python"):
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
     assert {path.name for path in out.iterdir()} == {"01.png", "02.png", "03.png", "grid.png", "scores.json"}
+
+
+def test_drawing_from_something_gives_the_pictures_that_python_gives(
+    emoji, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    photo = Image.new("RGB", (90, 60), BACKGROUNDS["pink"])
+    photo.save(tmp_path / "photo.png")
+    asked: dict[str, Any] = {"negative_prompt": "blue", "seamless": "both", "num_candidates": 3, "show": 1, "seed": 7}
+    line = ["--negative", "blue", "--seamless", "both", "--candidates", "3", "--show", "1", "--seed", "7"]
+    begin = ["--start", str(tmp_path / "photo.png"), "--keep-rows", "3"]
+    assert main(["generate", "a cat", *line, *begin, "--out", str(tmp_path / "out")]) == 0
+    (expected,) = emoji.generate("a cat", start=photo, keep=3, **asked)
+    expected.save_png(tmp_path / "python.png")
+    assert (tmp_path / "out" / "01.png").read_bytes() == (tmp_path / "python.png").read_bytes()
+
+    vary = ["--vary", str(tmp_path / "out" / "01.png"), "--strength", "0.25", "--seed", "8", "--candidates", "1"]
+    assert main(["generate", *vary, "--out", str(tmp_path / "varied")]) == 0
+    (expected,) = expected.vary(0.25, seed=8, num_candidates=1)
+    expected.save_png(tmp_path / "python.png")
+    assert (tmp_path / "varied" / "01.png").read_bytes() == (tmp_path / "python.png").read_bytes()
+    assert capsys.readouterr().out.count("'a cat': 1 in ") == 2
 
 
 def test_several_prompts_get_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

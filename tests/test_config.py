@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dalle_mini.config import MEGA, MINI, ModelConfig
-from dalle_mini.sampling_params import SamplingParams
+from dalle_mini.sampling_params import FIRST, SamplingParams
 
 OUTSIDE_THE_FAMILY = {
     "ln_positions": ["preln", "postln", "deepnet", "subln", "cogview", "swinv2"],
@@ -147,9 +147,23 @@ def test_numbers_of_sliders_are_accepted_as_what_they_mean():
         num_candidates=9.0, seed=np.uint32(7), condition_scale=10, temperature=1, top_k=50.0, top_p=1
     )
     assert params == SamplingParams(seed=7)
-    assert [type(value) for value in dataclasses.astuple(params)] == [int, int, float, float, int, float]
+    assert [type(getattr(params, name)) for name in FIRST] == [int, int, float, float, int, float]
 
 
 def test_the_edges_of_every_range_are_allowed():
     SamplingParams(num_candidates=1, seed=0, condition_scale=0, temperature=1e-3, top_k=0, top_p=1e-6)
     SamplingParams(num_candidates=16, seed=2**32 - 1, condition_scale=100, temperature=10, top_k=10**6, top_p=1)
+
+
+def test_a_negative_prompt_is_a_text_and_one_without_anything_to_see_is_none():
+    with pytest.raises(ValueError, match=r"^negative_prompt must be a text, got 7$"):
+        SamplingParams(negative_prompt=7)
+    assert SamplingParams(negative_prompt=" \u200b\n") == SamplingParams()
+
+
+def test_what_is_left_at_its_default_is_not_told_of_newer_settings():
+    """So the files of a plain drawing are what they always were."""
+    assert list(SamplingParams(seed=7).to_dict()) == list(FIRST)
+    params = SamplingParams(seed=7, negative_prompt="blue")
+    assert list(params.to_dict()) == [*FIRST, "negative_prompt"]
+    assert SamplingParams(**params.to_dict()) == params

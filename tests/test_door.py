@@ -237,18 +237,19 @@ def test_a_host_that_can_be_none_is_refused(asked: Asked, header: str, host: str
 # The API, as people call it
 
 
-NAMES = "num_candidates, seed, condition_scale, temperature, top_k, top_p, previews"
+NAMES = "prompt, num_candidates, seed, condition_scale, temperature, top_k, top_p, previews, negative_prompt, seamless"
+NAMES += ", show, seconds"
 REFUSED = [
-    (CALL, {}, f"data must be a list of prompt, {NAMES}, or the first of these, got NoneType"),
+    (CALL, {}, f"data must be a list of {NAMES}, or the first of these, got NoneType"),
     (CALL, {"data": []}, "prompt must be given, got none"),
-    (CALL, {"data": ["a"] * 9}, f"data must be a list of prompt, {NAMES}, or the first of these, got 9 of them"),
-    (CALL, {"prompt": "a cat"}, f"data must be a list of prompt, {NAMES}, or the first of these, got NoneType"),
+    (CALL, {"data": ["a"] * 13}, f"data must be a list of {NAMES}, or the first of these, got 13 of them"),
+    (CALL, {"prompt": "a cat"}, f"data must be a list of {NAMES}, or the first of these, got NoneType"),
     ("/gradio_api/call/v2/generate", {}, "prompt must be given, got none"),
     ("/gradio_api/call/v2/generate", {"seed": 7}, "prompt must be given, got none"),
     (
         "/gradio_api/call/v2/generate",
         {"prompt": "a cat", "steps": 50},
-        f"settings must be prompt, {NAMES}, got 'steps'",
+        f"settings must be {NAMES}, got 'steps'",
     ),
     (
         "/gradio_api/call/v2/generate",
@@ -258,6 +259,10 @@ REFUSED = [
     ("/gradio_api/call/v2/generate", {"prompt": " "}, "prompt must not be empty, got ' '"),
     (CALL, {"data": ["a cat", 99]}, "num_candidates must be a whole number from 1 to 16, got 99"),
     (CALL, {"data": ["a cat", 9, "seven"]}, "seed must be a whole number from 0 to 4294967295, got 'seven'"),
+    ("/gradio_api/call/v2/vary", {"prompt": "a cat"}, "start must be given, got none"),
+    ("/gradio_api/call/v2/complete", {"start": [1]}, "prompt must be given, got none"),
+    ("/gradio_api/call/complete", {"data": ["a cat"]}, "start must be given, got none"),
+    ("/gradio_api/call/v2/generate", {"prompt": "a cat", "start": [1]}, f"settings must be {NAMES}, got 'start'"),
     ("/gradio_api/call/v2/generate", ["a cat"], "the body must be a JSON object, got list"),
     ("/gradio_api/queue/join", {}, "session_hash must be 1 to 64 letters and digits, got 'None'"),
     (

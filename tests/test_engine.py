@@ -1,10 +1,12 @@
 """A candidate is the same to the bit whatever else the engine is doing; a tiny random model is enough to show it."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +16,16 @@ import pytest
 from random_params import random_params
 
 from dalle_mini import model
+from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig
 from dalle_mini.decode import candidate_rng
 from dalle_mini.sampling import guide, sample
 from dalle_mini.sampling_params import MAX_CANDIDATES, SamplingParams
 from dalle_mini.serving.engine import KEPT_PROMPTS, ROWS, Engine, Slot
+from dalle_mini.start import FREE, Start
 from dalle_mini.tokenizer import TokenizedPrompt
 
+GOLDEN = Path(__file__).parent / "golden"
 CONFIG = ModelConfig(
     encoder_vocab_size=40,
     image_vocab_size=70,
@@ -43,11 +48,12 @@ class Request(NamedTuple):
     tokens: tuple[int, ...]
     params: SamplingParams
     candidate: int
+    negative: tuple[int, ...] = ()
 
     @property
     def prompt(self) -> TokenizedPrompt:
         tokens, mask = np.ones((2, 8), np.int32), np.zeros((2, 8), np.int32)
-        for row, ids in enumerate([(0, *self.tokens, 2), (0, 2)]):
+        for row, ids in enumerate([(0, *self.tokens, 2), (0, *self.negative, 2)]):
             tokens[row, : len(ids)], mask[row, : len(ids)] = ids, 1
         return TokenizedPrompt(tokens=tokens, mask=mask, text="", truncated=False)
 
@@ -62,6 +68,7 @@ NEIGHBOURS = [
     request(4, 2, (11, 12, 13, 14, 15, 16), temperature=10.0, top_k=0, condition_scale=100.0),
     request(5, 0, (), temperature=0.01, top_k=1),
     request(2**32 - 1, 15, (30,), top_p=0.3, top_k=0, condition_scale=0.0),
+    request(6, 3, start=Start((5, 6, FREE, 7) + (FREE,) * 12)),
 ]
 
 
@@ -183,6 +190,26 @@ def test_codes_follow_from_the_full_forward_and_the_documented_rng(engine: Engin
     np.testing.assert_array_equal(teacher_forced(jnp.asarray(alone.codes)), alone.codes)
 
 
+GIVEN = np.full(16, FREE)
+GIVEN[[2, 3, 7, 8, 13]] = 40, 41, 42, 43, 44
+
+
+def test_given_codes_are_taken_and_what_comes_before_them_is_drawn_as_without(engine: Engine, alone: Drawn):
+    begun = OURS._replace(params=dataclasses.replace(OURS.params, start=Start(tuple(GIVEN.tolist()))))
+    ((codes, _),) = draw(engine, [begun])
+    np.testing.assert_array_equal(codes[GIVEN != FREE], GIVEN[GIVEN != FREE])
+    np.testing.assert_array_equal(codes[:2], alone.codes[:2])
+    assert not np.array_equal(codes[GIVEN == FREE], alone.codes[GIVEN == FREE]), "the rest follows from them"
+
+
+def test_a_candidate_whose_own_codes_are_given_is_that_candidate_to_the_bit(engine: Engine, alone: Drawn):
+    """Given or drawn, codes go the same way: also what is drawn after them is the same."""
+    for number in (16, 6):
+        given = np.where(np.arange(16) < number, alone.codes, FREE)
+        begun = OURS._replace(params=dataclasses.replace(OURS.params, start=Start(tuple(given.tolist()))))
+        assert_same(draw(engine, [begun])[0], alone)
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -193,8 +220,10 @@ def test_codes_follow_from_the_full_forward_and_the_documented_rng(engine: Engin
         OURS._replace(params=dataclasses.replace(OURS.params, temperature=5.0)),
         OURS._replace(params=dataclasses.replace(OURS.params, top_k=1)),
         OURS._replace(params=dataclasses.replace(OURS.params, top_p=0.01)),
+        OURS._replace(params=dataclasses.replace(OURS.params, start=Start((1, *[FREE] * 15)))),
+        OURS._replace(negative=(20, 21)),
     ],
-    ids=["candidate", "text", "seed", "condition_scale", "temperature", "top_k", "top_p"],
+    ids=["candidate", "text", "seed", "condition_scale", "temperature", "top_k", "top_p", "start", "negative"],
 )
 def test_whatever_a_candidate_depends_on_changes_it(engine: Engine, alone: Drawn, other: Request):
     assert not np.array_equal(draw(engine, [other])[0].codes, alone.codes)
@@ -247,6 +276,33 @@ def test_without_guidance_too_a_candidate_is_the_same_in_every_company(engine: E
     expected = draw(engine, [PLAIN[0]])[0]
     for number in (2, 8, ROWS, 20):
         assert_same(draw(engine, [OURS, *PLAIN[1:number], PLAIN[0]])[-1], expected)
+
+
+@pytest.mark.parametrize("name", ["mini", "mega"])
+def test_forced_codes_are_the_references_own_teacher_forcing(name: str):
+    """Its sampling runs, forced to every position: the likeliest code after them is that of the run's own logits."""
+    folder = GOLDEN / name
+    config = ModelConfig.from_json(folder / "config.json")
+    engine, length = Engine(config, load_params(folder, config, dtype="float32"), slots=54), config.image_length
+    with np.load(folder / "golden.npz") as file:
+        arrays = dict(file)
+    for run, settings in enumerate(json.loads((folder / "samples.json").read_text())):
+        scale, expected, slots = settings["condition_scale"], {}, {}
+        for b, sequence in enumerate(arrays[f"sample{run}_sequences"]):
+            tokens, mask = (
+                np.stack([arrays[f"{kind}{array}"][b] for kind in ("", "uncond_")])
+                for array in ("input_ids", "attention_mask")
+            )
+            prefix = engine.prefill(TokenizedPrompt(tokens=tokens, mask=mask, text="", truncated=False))
+            for t in range(length):
+                start = Start((*sequence[1 : t + 1].tolist(), *[FREE] * (length - t)))
+                params = SamplingParams(seed=0, condition_scale=scale, top_k=1, start=start)
+                slots[b, t] = engine.insert(prefix, params, candidate=0)
+                expected[b, t] = arrays[f"sample{run}_warped_logits"][b, t, : config.codebook_size].argmax()
+        for _ in range(config.side):
+            engine.decode()
+        assert {place: engine.codes(slot)[place[1]] for place, slot in slots.items()} == expected
+        engine.reset()
 
 
 @pytest.mark.slow

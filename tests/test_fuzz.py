@@ -30,6 +30,7 @@ FUZZED = settings(
     max_examples=CALLS, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=CALLS == 300
 )
 SETTINGS = ("num_candidates", "seed", "condition_scale", "temperature", "top_k", "top_p", "previews", "prompt")
+SETTINGS += ("negative_prompt", "seamless", "show", "seconds", "start", "keep", "strength")
 PATHS = (
     "/",
     "/leave",
@@ -47,6 +48,7 @@ PATHS += tuple(
     for name in ("info", "app_id", "startup-events", "queue/join", "queue/data", "run/predict", "cancel", "upload")
 )
 PATHS += ("/gradio_api/call/generate", "/gradio_api/call/v2/generate", "/gradio_api/file=", "/assets/", "/static/")
+PATHS += ("/gradio_api/call/v2/complete", "/gradio_api/call/v2/vary")
 
 numbers = st.one_of(st.integers(), st.floats(), st.sampled_from([0, 1, -1, 2**31, 2**32, 2**64, 1e308]))
 values = st.recursive(

@@ -53,7 +53,8 @@ def test_a_request_is_counted_by_how_it_ends():
 def test_every_outcome_and_stage_is_there_before_anything_happened():
     found = read(Metrics())
     assert [found[f"requests_total {outcome}"] for outcome in OUTCOMES] == [0] * 4
-    assert [found[f"stage_seconds_count {stage}"] for stage in ("waiting", "drawing", "painting", "ranking")] == [0] * 4
+    stages = ("encoding", "waiting", "drawing", "painting", "ranking")
+    assert [found[f"stage_seconds_count {stage}"] for stage in stages] == [0] * 5
 
 
 def test_stages_are_histograms_in_seconds():

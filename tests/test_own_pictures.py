@@ -25,13 +25,16 @@ def flat_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+SIDE = 32  # of a message's square
+
+
 def in_a_file(file: bytes, folder: Path) -> Image.Image:
     (folder / "picture").write_bytes(file)
     return pictures.from_file(folder / "picture")
 
 
 def in_a_message(file: bytes, _: Path) -> Image.Image:
-    return pictures.from_base64(base64.b64encode(file).decode())
+    return pictures.from_base64(base64.b64encode(file).decode(), SIDE)
 
 
 both = pytest.mark.parametrize("read", [in_a_file, in_a_message])
@@ -42,7 +45,7 @@ Reader = Callable[[bytes, Path], Image.Image]
 @pytest.mark.parametrize("kind", pictures.STRANGERS_FORMATS)
 def test_a_picture_is_read(read: Reader, kind: str, tmp_path: Path):
     picture = read(encoded(0, kind), tmp_path)
-    assert (picture.mode, picture.size) == ("RGB", (96, 72))
+    assert (picture.mode, picture.size) == ("RGB", (96, 72) if read is in_a_file else (SIDE, SIDE))
 
 
 @both
@@ -69,7 +72,7 @@ def test_what_cannot_be_read_is_one_sentence(read: Reader, file: bytes, reason: 
 def test_formats_with_many_features_are_not_opened_for_strangers(kind: str):
     file = encoded(photo(0, (64, 64)), kind) if kind != "PSD" else b"8BPS\0\1" + bytes(100)
     with pytest.raises(ValueError, match=r"^picture must be a JPEG, PNG, WEBP, GIF or BMP .*\(not a picture\)$"):
-        pictures.from_base64(base64.b64encode(file).decode())
+        pictures.from_base64(base64.b64encode(file).decode(), SIDE)
 
 
 def test_strangers_may_bring_fewer_pixels(tmp_path: Path):
@@ -82,7 +85,7 @@ def test_strangers_may_bring_fewer_pixels(tmp_path: Path):
 @pytest.mark.parametrize("text", ["https://example.org/a.png", "data:image/png;base64,#", "/etc/passwd", "é", None, 3])
 def test_what_is_no_base64_is_one_sentence(text: str):
     with pytest.raises(ValueError, match=r"^picture must be a data URL or base64, got "):
-        pictures.from_base64(text)
+        pictures.from_base64(text, SIDE)
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path):
@@ -91,8 +94,8 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path):
 
 
 def test_a_data_url_is_the_picture():
-    picture = photo(1)
-    np.testing.assert_array_equal(pictures.from_base64(pictures.data_url(picture, "PNG")), picture)
+    picture = photo(1, (SIDE, SIDE))
+    np.testing.assert_array_equal(pictures.from_base64(pictures.data_url(picture, "PNG"), SIDE), picture)
     assert pictures.data_url(picture).startswith("data:image/jpeg;base64,")
 
 

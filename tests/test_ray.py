@@ -71,6 +71,24 @@ def test_replicas_draw_the_codes_that_are_drawn_here(cluster: "Pipeline", emoji:
     assert cluster.scheduler.capacity == 2 * (16 + 2 * SLOTS)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"negative_prompt": "a white background", "seamless": "both"},
+        {"start": np.arange(64), "keep": 3},
+        {"start": np.arange(64), "strength": 0.3},
+    ],
+    ids=["negative", "completion", "variation"],
+)
+def test_replicas_draw_from_something_what_is_drawn_from_it_here(
+    cluster: "Pipeline", emoji: "Pipeline", settings: dict[str, Any]
+):
+    there, here = (p.generate("two rockets", num_candidates=2, seed=1, **settings) for p in (cluster, emoji))
+    assert there.params == here.params
+    codes = [np.stack([c.codes for c in sorted(gallery, key=lambda c: c.index)]) for gallery in (there, here)]
+    np.testing.assert_array_equal(*codes)
+
+
 def test_closed_streams_free_the_slots_of_their_replicas(cluster: "Pipeline"):
     """Thirty requests of sixteen keep both replicas busy for seconds; /metrics looks at them every second."""
     metrics, whole = cluster.metrics, 30 * 16 * cluster.config.image_length

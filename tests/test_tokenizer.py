@@ -141,6 +141,21 @@ def test_a_dropped_caption_is_the_empty_prompt():
     assert mask[0].tolist() == CASES["uncond_attention_mask"]
 
 
+def test_row_1_is_the_negative_prompt_read_as_a_prompt_is():
+    subject, long = load(), "one two three four five six seven eight nine ten eleven"
+    both = subject.encode("a cat", long)
+    np.testing.assert_array_equal(both.tokens[1], subject.encode(long).tokens[0])
+    np.testing.assert_array_equal(both.tokens[0], subject.encode("a cat").tokens[0])
+    assert (both.truncated, both.negative_truncated, both.negative.strip()) == (False, True, long)
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "<b></b>"])
+def test_a_negative_prompt_of_which_nothing_is_left_is_the_empty_prompt(nothing: str):
+    both = load().encode("a cat", nothing)
+    assert both.tokens[1].tolist() == CASES["uncond_input_ids"]
+    assert (both.mask[1].tolist(), both.negative) == (CASES["uncond_attention_mask"], "")
+
+
 def test_training_twice_gives_the_same_files(trained: Path, tmp_path: Path):
     tokenizer.train(CAPTIONS, tmp_path, vocab_size=300, max_text_length=24)
     names = ["merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"]

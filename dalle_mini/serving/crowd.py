@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +133,7 @@ def _growth(notes: Sequence[Note]) -> list[str]:
 
 def _drawn_here(model: str, answered: Sequence[Outcome]) -> list[Outcome]:
     with dalle_mini.load(model, rerank=False) as pipeline:
-        galleries = [pipeline.generate(outcome.ask.prompt, **asdict(outcome.ask.params)) for outcome in answered]
+        galleries = [pipeline.generate(outcome.ask.prompt, **outcome.ask.params.to_dict()) for outcome in answered]
     return [
         Outcome(outcome.ask, "answered", pictures={c.index: digest(c.image) for c in gallery})
         for outcome, gallery in zip(answered, galleries, strict=True)

@@ -9,7 +9,7 @@ import time
 from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import Request
@@ -19,7 +19,7 @@ from gradio_client import Client
 from PIL import Image
 
 from dalle_mini.gallery import read_metadata
-from dalle_mini.sampling_params import MAX_CANDIDATES, MAX_SEED, SamplingParams
+from dalle_mini.sampling_params import FIRST, MAX_CANDIDATES, MAX_SEED, SamplingParams
 from dalle_mini.serving.crowd_server import DIRECT, PATIENCE
 
 COUNTS = ("a", "one", "two", "three", "a tiny", "a big")
@@ -84,6 +84,8 @@ def _random_ask(rng: random.Random) -> Ask:
         temperature=round(rng.uniform(0.5, 1.5), 2),
         top_k=rng.choice((0, 10, 50, 256)),
         top_p=rng.choice((0.5, 0.9, 1.0)),
+        negative_prompt=rng.choice(("", "", "a white background")),
+        seamless=rng.choice(("", "", "both")),
     )
     return Ask(f"{rng.choice(COUNTS)} {rng.choice(THINGS)}{rng.choice(PLACES)}", params)
 
@@ -91,7 +93,7 @@ def _random_ask(rng: random.Random) -> Ask:
 def _ask(client: Client, ask: Ask, patience: float) -> Outcome:
     """Ask, and cancel after `patience` seconds."""
     begun, preview = time.monotonic(), None
-    job = client.submit(ask.prompt, api_name="/generate", previews=True, **asdict(ask.params))
+    job = client.submit(ask.prompt, api_name="/generate", previews=True, **ask.params.to_dict())
     cancelled = False
     while not job.done():
         seconds = time.monotonic() - begun
@@ -132,8 +134,13 @@ def _checked(ask: Ask, answer: dict[str, Any]) -> dict[int, str]:
     for candidate in answer["candidates"]:
         file = Path(candidate["image"])
         said = read_metadata(file)
-        got = (said["prompt"], json.loads(said["settings"]), int(said["seed"]), int(said["candidate"]))
-        if got != (ask.prompt, asdict(ask.params), ask.params.seed, candidate["candidate"]):
+        got = (
+            said["prompt"],
+            SamplingParams(**json.loads(said["settings"])),
+            int(said["seed"]),
+            int(said["candidate"]),
+        )
+        if got != (ask.prompt, ask.params, ask.params.seed, candidate["candidate"]):
             raise ValueError(f"another one's picture: {got}")
         with Image.open(file) as image:
             pictures[candidate["candidate"]] = digest(image)
@@ -146,7 +153,7 @@ def _checked(ask: Ask, answer: dict[str, Any]) -> dict[int, str]:
 
 def _hang_up(address: str, visitor: str, ask: Ask, patience: float) -> Outcome:
     """Ask without a Gradio client, listen for `patience` seconds at most, and close the connection."""
-    url, settings = f"{address}gradio_api/call/generate", list(asdict(ask.params).values())
+    url, settings = f"{address}gradio_api/call/generate", [getattr(ask.params, name) for name in FIRST]
     headers = {"content-type": "application/json", "x-forwarded-for": visitor}
     body = json.dumps({"data": [ask.prompt, *settings, True]}).encode()
     with DIRECT.open(Request(url, body, headers), timeout=PATIENCE) as answer:

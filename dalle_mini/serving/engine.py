@@ -26,7 +26,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from dalle_mini import decode, environment
 from dalle_mini.checkpoint import load_params
@@ -34,6 +34,7 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.decode import DecodeState
 from dalle_mini.model import CrossKV, Params
 from dalle_mini.sampling_params import SamplingParams
+from dalle_mini.start import FREE
 from dalle_mini.tokenizer import TokenizedPrompt
 
 ROWS = 18  # that are computed together: 9 slots with guidance, 18 without
@@ -76,6 +77,7 @@ class Engine:
         self._insert = jax.jit(partial(decode.insert, config), donate_argnums=0)
         self._decode_row = jax.jit(partial(decode.decode_row, config=config), donate_argnames="state")
         self._rng = jax.jit(decode.candidate_rng)
+        self._likelihoods = jax.jit(partial(decode.likelihoods, config=config))
 
     def prefill(self, prompt: TokenizedPrompt) -> CrossKV:
         """The text's part of the work, done once however many candidates follow; the latest texts are kept."""
@@ -87,6 +89,11 @@ class Engine:
         while len(self._prompts) > KEPT_PROMPTS:
             self._prompts.popitem(last=False)
         return self._prompts[asked]
+
+    def likelihoods(self, prompt: TokenizedPrompt, codes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """How likely the codes of a picture are for a prompt, as logarithms. Any thread may."""
+        tokens, mask, codes = jax.device_put((prompt.tokens[:1], prompt.mask[:1], codes), self.device)
+        return np.asarray(self._likelihoods(self.params, tokens=tokens, mask=mask, codes=codes))
 
     def has_room(self, params: SamplingParams) -> bool:
         """Whether one more candidate can be inserted now."""
@@ -103,7 +110,7 @@ class Engine:
         place, rng = group.free[-1], self._rng(jnp.uint32(params.seed), jnp.uint32(candidate))
         state, group.state = group.state, None  # a donated state is gone if the device fails
         try:
-            group.state = self._insert(state, jnp.int32(place), prefix, rng, _sampling(params))
+            group.state = self._insert(state, jnp.int32(place), prefix, rng, _sampling(params), self._given(params))
         except Exception:
             if not group.drawn:  # nobody would ever evict it
                 del self._groups[number]
@@ -144,13 +151,13 @@ class Engine:
 
     def warm_up(self) -> Iterator[None]:
         """Run one program after another, so that nobody waits for a compiler. Any thread may."""
-        params = self.params  # `close` may come in between
+        params, sampling = self.params, self.config.sampling  # `close` may come in between
         tokens = jax.device_put(np.zeros((2, self.config.max_text_length), np.int32), self.device)
         prefix = self._prefill(params, tokens=tokens, mask=jnp.ones_like(tokens))
         rng = self._rng(jnp.uint32(0), jnp.uint32(0))
         for guided in (True, False):
             state = self._empty(guided)
-            state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(self.config.sampling))
+            state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(sampling), self._given(sampling))
             self._decode_row(params, state=state)
             yield
 
@@ -168,6 +175,9 @@ class Engine:
         number, state = next(self._numbers), self._empty(guided)
         self._groups[number] = Group(guided=guided, state=state, free=list(range(len(state.codes)))[::-1], drawn={})
         return number
+
+    def _given(self, params: SamplingParams) -> np.ndarray:
+        return np.array(params.start.codes if params.start else [FREE] * self.config.image_length, np.int32)
 
     def _empty(self, guided: bool) -> DecodeState:
         state = decode.empty_state(self.config, ROWS // 2 if guided else ROWS, guided=guided)

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from dalle_mini.serving.refusals import RefusedError
 
 OUTCOMES = ("finished", "cancelled", "failed", "refused")
-STAGES = ("waiting", "drawing", "painting", "ranking")
+STAGES = ("encoding", "waiting", "drawing", "painting", "ranking")
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # bounds of the histograms
 
 

@@ -27,6 +27,8 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 
+import numpy as np
+
 from dalle_mini import device
 from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.engine import Engine
@@ -115,6 +117,12 @@ class Scheduler:
             self._turns.leave(request)
             request.changed.notify_all()
             self._work.notify_all()
+
+    def likelihoods(self, tokens: TokenizedPrompt, codes: np.ndarray) -> np.ndarray:
+        """See Engine.likelihoods; computed at once, in the caller's thread."""
+        if self._closing:
+            raise ClosedError
+        return self.engines[0].likelihoods(tokens, codes)
 
     def _waiting(self, request: Request) -> Waiting:
         order = self._turns.order()

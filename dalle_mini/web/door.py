@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import nullcontext
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -24,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 MOST_BYTES = 1 << 20  # a prompt of 10,000 characters, each in JSON's longest spelling, is 120 kB
 HOST = re.compile(rb"[\w.-]{1,255}(:\d{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:\d{1,5})?")
 READ = ("GET", "HEAD")
+ENDPOINT = "(?:generate|complete|vary)"
 # What the page asks for when it is opened, drawn with and looked at, the clients of the API, and who watches a server.
 ROUTES = {
     r"/": READ,
@@ -36,8 +38,8 @@ ROUTES = {
     r"/gradio_api/heartbeat/[\w-]{1,64}": ("GET",),
     r"/gradio_api/queue/data": ("GET",),
     r"/gradio_api/(queue/join|run/predict|cancel)": ("POST",),
-    r"/gradio_api/call/(v2/)?generate": ("POST",),
-    r"/gradio_api/call/(v2/)?generate/[\w-]{1,64}": ("GET",),
+    rf"/gradio_api/call/(v2/)?{ENDPOINT}": ("POST",),
+    rf"/gradio_api/call/(v2/)?{ENDPOINT}/[\w-]{{1,64}}": ("GET",),
 }
 HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -56,8 +58,8 @@ class BadRequestError(RefusedError):
 
 
 class Door:
-    """`settings`: names and defaults of /generate after the prompt; `check` raises ValueError for values of them that
-    cannot be drawn. Files are served from `folder` and nowhere else.
+    """`endpoints`: of each of the API, what it takes, in order; `check` raises ValueError for values that cannot be
+    drawn. Files are served from `folder` and nowhere else.
 
     `events`: how many values each event of the page takes, by path and number. `known`: whether somebody may listen to
     a session or an event. `root_path`: a part of the path that a proxy may have left in front of ours.
@@ -67,14 +69,14 @@ class Door:
         self,
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         *,
-        settings: Mapping[str, Any],
+        endpoints: Mapping[str, Mapping[str, Parameter]],
         check: Callable[[dict[str, Any]], None],
         events: Mapping[str, Mapping[int, int]],
         known: Callable[[str], bool],
         folder: Path,
         root_path: str = "",
     ) -> None:
-        self._app, self._settings, self._check = app, settings, check
+        self._app, self._endpoints, self._check = app, endpoints, check
         self._events, self._known, self._folder = events, known, folder
         self._cancelling = asyncio.Lock()
         self._prefix = re.sub(r"^https?://[^/]*", "", root_path).rstrip("/")
@@ -114,7 +116,7 @@ class Door:
         file = path.removeprefix("/gradio_api/file=")
         if file != path and (".." in file or "\0" in file or not Path(file).is_relative_to(self._folder)):
             raise BadRequestError(404, "file must be one of an answer's, got another")
-        listened = re.fullmatch(r"/gradio_api/call/(?:v2/)?generate/(.+)", path)
+        listened = re.fullmatch(rf"/gradio_api/call/(?:v2/)?{ENDPOINT}/(.+)", path)
         if listened and not self._known(listened[1]):
             raise BadRequestError(404, f"event must be one that runs or has just ended, got {listened[1]!r}")
         session = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("session_hash", "")
@@ -136,11 +138,10 @@ class Door:
             raise BadRequestError(422, f"the body must be a JSON object, got {type(sent).__name__}")
         path = scope["path"]
         if path.startswith("/gradio_api/call/v2/"):
-            sent = self._drawable({"prompt": _prompt(sent)} | self._named(sent))
+            sent = self._drawable(_named(sent, self._endpoints[path.rpartition("/")[2]]))
         elif path.startswith("/gradio_api/call/"):
-            names = ["prompt", *self._settings]
-            values = zip(names, self._in_order(sent.get("data")), strict=True)
-            sent = {**sent, "data": list(self._drawable(dict(values)).values())}
+            named = _in_order(sent.get("data"), self._endpoints[path.rpartition("/")[2]])
+            sent = {**sent, "data": list(self._drawable(named).values())}
         elif path in self._events:
             _check_event(sent, self._events[path])
         elif path == "/leave":
@@ -161,25 +162,22 @@ class Door:
             raise BadRequestError(422, str(error)) from None
         return values
 
-    def _named(self, sent: dict[str, Any]) -> dict[str, Any]:
-        if unknown := sorted(sent.keys() - self._settings.keys() - {"prompt"}):
-            names = ", ".join(self._settings)
-            raise BadRequestError(422, f"settings must be prompt, {names}, got {unknown[0][:200]!r}")
-        return {name: sent.get(name, default) for name, default in self._settings.items()}
 
-    def _in_order(self, data: Any) -> list[Any]:
-        names = ["prompt", *self._settings]
-        if not isinstance(data, list) or len(data) > len(names):
-            got = f"{len(data)} of them" if isinstance(data, list) else type(data).__name__
-            raise BadRequestError(422, f"data must be a list of {', '.join(names)}, or the first of these, got {got}")
-        _prompt(dict(zip(names, data, strict=False)))
-        return [*data, *list(self._settings.values())[len(data) - 1 :]]
+def _named(sent: dict[str, Any], taken: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A value for everything that an endpoint takes."""
+    if unknown := sorted(sent.keys() - taken.keys()):
+        raise BadRequestError(422, f"settings must be {', '.join(taken)}, got {unknown[0][:200]!r}")
+    for name, parameter in taken.items():
+        if parameter.default is Parameter.empty and name not in sent:
+            raise BadRequestError(422, f"{name} must be given, got none")
+    return {name: sent.get(name, parameter.default) for name, parameter in taken.items()}
 
 
-def _prompt(sent: Mapping[str, Any]) -> Any:
-    if "prompt" not in sent:
-        raise BadRequestError(422, "prompt must be given, got none")
-    return sent["prompt"]
+def _in_order(data: Any, taken: Mapping[str, Parameter]) -> dict[str, Any]:
+    if not isinstance(data, list) or len(data) > len(taken):
+        got = f"{len(data)} of them" if isinstance(data, list) else type(data).__name__
+        raise BadRequestError(422, f"data must be a list of {', '.join(taken)}, or the first of these, got {got}")
+    return _named(dict(zip(taken, data, strict=False)), taken)
 
 
 def _check_event(sent: Mapping[str, Any], events: Mapping[int, int]) -> None:

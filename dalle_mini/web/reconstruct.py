@@ -21,7 +21,7 @@ def reconstruct_route(pipeline: Pipeline) -> APIRouter:
     router, turn, here = APIRouter(), asyncio.Lock(), 0
 
     def answer(picture: str) -> dict[str, Any]:
-        found = pipeline.reconstruct(from_base64(picture))
+        found = pipeline.reconstruct(from_base64(picture, pipeline.resolution))
         return found.facts() | {"picture": data_url(found.picture, "PNG")}
 
     @router.post("/reconstruct")

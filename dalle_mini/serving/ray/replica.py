@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from dalle_mini import device, model_names
 from dalle_mini.config import ModelConfig
 from dalle_mini.sampling_params import SamplingParams
@@ -53,6 +55,10 @@ class Replica:
                 yield event
         finally:
             self._scheduler.cancel(request)  # ends `events`, too
+
+    async def likelihoods(self, tokens: TokenizedPrompt, codes: np.ndarray) -> np.ndarray:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._scheduler.likelihoods, tokens, codes)
 
     async def status(self) -> Status:
         return Status(

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 
@@ -108,6 +109,10 @@ class RayScheduler:
         finally:
             following.cancel()
             self._visits.discard(visit)
+
+    def likelihoods(self, tokens: TokenizedPrompt, codes: np.ndarray) -> np.ndarray:
+        """As Scheduler.likelihoods, by any of the replicas."""
+        return self._handle.likelihoods.remote(tokens, codes).result(timeout_s=LOST * ATTEMPTS)
 
     def _whole(self, event: Waiting | Drawing | None) -> bool:
         return isinstance(event, Drawing) and all(len(codes) == self.config.image_length for codes in event.codes)
