@@ -428,7 +428,7 @@ def test_another_recipe_or_source_needs_another_run_folder(trained: Path, source
 def test_the_vqgan_of_a_text_to_code_model_is_not_replaced(trained: Path, source: Path, tmp_path: Path):
     """A run that took one from elsewhere, as `train dalle` does, keeps it."""
     taken = shutil.copytree(trained / "model" / "vqgan", tmp_path / "model" / "vqgan")
-    with pytest.raises(ValueError, match=rf"^run must not have a VQGAN from elsewhere, got {taken}: use a new run"):
+    with pytest.raises(ValueError, match=rf"^run must not have a VQGAN or dVAE from elsewhere, got {taken}: "):
         train_vqgan(source, tmp_path, sizes=SIZES, config=dataclasses.replace(RECIPE, steps=10))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

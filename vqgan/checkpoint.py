@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -52,7 +53,9 @@ def read_openai(folder: Path) -> tuple[DVAEConfig, Params]:
         shapes = [params[part][layer]["kernel"].shape for part in params for layer in ("input", "output")]
         (*_, n_hid), (*_, vocab_size), (*_, n_init), _ = shapes
         blocks = sum(name.startswith("block_") for name in params["encoder"]["group_1"])
-        hashes = {f"{part}_sha256": hashlib.sha256(path.read_bytes()).hexdigest() for part, path in paths.items()}
+        hashes: dict[str, Any] = {
+            f"{part}_sha256": hashlib.sha256(path.read_bytes()).hexdigest() for part, path in paths.items()
+        }
         config = DVAEConfig(n_hid=n_hid, vocab_size=vocab_size, n_init=n_init, n_blk_per_group=blocks, **hashes)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} must hold the encoder and the decoder of one dVAE: {error}") from None

@@ -72,7 +72,8 @@ def _scratch(codec: Codec) -> int:
     codes = jax.ShapeDtypeStruct((vqgan.BATCH, codec.side**2), jnp.int32)
     programs = ((vqgan._encode, pixels), (vqgan._decode, codes))
     compiled = [run.lower(codec.params, rows, 1, config=codec.config).compile() for run, rows in programs]
-    return max(program.memory_analysis().temp_size_in_bytes for program in compiled)
+    found = [program.memory_analysis() for program in compiled]
+    return max(memory.temp_size_in_bytes for memory in found if memory)
 
 
 def _png_bytes(picture: Image.Image) -> int:
@@ -83,18 +84,7 @@ def _png_bytes(picture: Image.Image) -> int:
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """In Markdown."""
-    head = (
-        "",
-        "parameters",
-        "bits a picture",
-        "PSNR",
-        "SSIM",
-        "codes used",
-        "perplexity",
-        "encode",
-        "decode",
-        "memory",
-    )
+    head = ("", "parameters", "bits a picture", "PSNR", "SSIM", "codes used", "perplexity")
     lines = [
         (
             f"{row['name']} ({row['tokenizer']})",
