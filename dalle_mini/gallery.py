@@ -83,11 +83,15 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preview:
-    """The pictures so far: `row` of `rows` rows of codes are drawn, the rest of each picture is neutral grey."""
+    """The pictures so far: `row` of `rows` rows of codes are drawn, `painted` of them are to be seen.
+
+    The rest of each picture is neutral grey.
+    """
 
     images: list[Image.Image]
     row: int
     rows: int
+    painted: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

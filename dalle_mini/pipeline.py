@@ -141,8 +141,8 @@ class Pipeline:
                 if row == side:
                     break
                 images = pictures.update(codes) if previews else pictures.images
-                yield Preview(images=images, row=row, rows=side)
-        return codes, Preview(images=pictures.images, row=side, rows=side), turn
+                yield Preview(images=images, row=row, rows=side, painted=pictures.painted // side)
+        return codes, Preview(images=pictures.images, row=side, rows=side, painted=pictures.painted // side), turn
 
     def _pixels(self, grids: list[np.ndarray]) -> list[np.ndarray]:
         return list(self.vqgan.decode(np.stack(grids)))

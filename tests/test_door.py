@@ -45,6 +45,7 @@ OPEN = {
     "/gradio_api/startup-events": "GET",
     "/healthz": "GET",
     "/leave": "POST",
+    "/stop": "POST",
     "/manifest.json": "GET",
     "/metrics": "GET",
     "/robots.txt": "GET",

@@ -28,7 +28,7 @@ READ = ("GET", "HEAD")
 ROUTES = {
     r"/": READ,
     r"/(healthz|metrics)": READ,
-    r"/leave": ("POST",),
+    r"/(leave|stop)": ("POST",),
     r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)": READ,
     r"/(assets|static)/.+": READ,
     r"/gradio_api/(info|startup-events|app_id)": READ,
@@ -140,6 +140,8 @@ class Door:
             _check_event(sent, self._events[path])
         elif path == "/leave":
             _check_strings(sent, "tab")
+        elif path == "/stop":
+            _check_strings(sent, "tab", "drawing")
         else:
             _check_strings(sent, "session_hash", "event_id")
         body = json.dumps(sent).encode()

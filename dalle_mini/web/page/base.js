@@ -1,0 +1,20 @@
+// What the scripts of the page build on: elements whose text is text, and the sentences of words.json.
+window.make = (tag, properties = {}, ...children) => {
+  const found = Object.assign(document.createElement(tag), properties);
+  found.append(...children);
+  return found;
+};
+window.say = (name, values = {}) => page.words[name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+// The elements with data-say hold sentences in the language of the page.
+window.sayAll = (within) => {
+  for (const each of within.querySelectorAll("[data-say]")) each.textContent = say(each.dataset.say);
+  for (const each of within.querySelectorAll("[data-label]")) each.ariaLabel = say(each.dataset.label);
+};
+window.pictureOf = (name) => page.examples.find(({ prompt }) => prompt === name)?.picture;
+addEventListener("click", ({ target }) => target.id === "theme" && document.body.classList.toggle("dark"));
+// To our own server, which need not answer.
+window.tell = (path, sent) => {
+  const headers = { "Content-Type": "application/json" };
+  const sending = { method: "POST", keepalive: true, headers, body: JSON.stringify(sent) };
+  fetch(`${gradio_config.root}/${path}`, sending).catch(() => {});
+};

@@ -1,0 +1,28 @@
+// A thumbnail of every drawing of the tab. Runs when Gradio has made history.html.
+const [section, strip, kept, clear] = ["section", ".strip", "input", ".clear"].map((name) => element.querySelector(name));
+const show = () => {
+  section.hidden = !past.all().length;
+  strip.replaceChildren(
+    ...past.all().map((value) => {
+      const image = make("img", { src: value.tiles[0].picture, alt: value.prompt, width: 72, height: 72 });
+      const found = make("button", { type: "button", className: "thumb", title: value.prompt }, image);
+      found.onclick = () => {
+        stage.show(value);
+        drawing.fill({ ...value.settings, prompt: value.prompt, seed: String(value.seed) });
+        document.querySelector("#stage .told").scrollIntoView({ block: "start" });
+      };
+      return found;
+    }),
+  );
+};
+sayAll(element);
+kept.checked = past.isKept();
+kept.onchange = () => past.keepHere(kept.checked);
+clear.onclick = () => {
+  past.clear();
+  show();
+  document.querySelector("#prompt textarea").focus();
+};
+past.load();
+show();
+past.changed = show;
