@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse
 
 import dalle_mini
 from dalle_mini import environment
@@ -30,14 +32,16 @@ from dalle_mini.web.limits import Limits
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.api import api_function, events_of, is_listened_to, settings_of
 from dalle_mini.web.page.bar import chips, examples, prompt_bar, title
+from dalle_mini.web.page.card import card
 from dalle_mini.web.page.drawing import Page, connect
 from dalle_mini.web.page.head import head
 from dalle_mini.web.page.history import history
+from dalle_mini.web.page.link_preview import PICTURE, LinkPreview
 from dalle_mini.web.page.look import footer, theme
 from dalle_mini.web.page.settings import settings_panel
 from dalle_mini.web.page.stage import stage
 from dalle_mini.web.page.tab import connect_tab
-from dalle_mini.web.page.texts import harmless
+from dalle_mini.web.page.tray import connect_tray, tray
 from dalle_mini.web.page.words import i18n, say
 from dalle_mini.web.visits import Visits
 from vqgan.files import CheckpointError
@@ -66,13 +70,14 @@ def lay_out(pipeline: dalle_mini.Pipeline, shown: list[dict[str, Any]]) -> Page:
     chips(shown)
     pictures = stage()
     history()
+    words = tray(pipeline.vocabulary)
     with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
         controls = settings_panel(pipeline.defaults)
-    with gr.Accordion(say("card"), open=False, elem_id="card"):
-        for text in (pipeline.model_card, (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8")):
-            gr.Markdown(harmless(text), visible=bool(text))
+    card(pipeline.model_card, (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"))
     gr.HTML(footer(pipeline), elem_id="about", apply_default_css=False)
-    return Page(tab=gr.Textbox(visible=False), prompt=prompt, draw=draw, controls=controls, stage=pictures)
+    page = Page(tab=gr.Textbox(visible=False), prompt=prompt, draw=draw, controls=controls, stage=pictures)
+    connect_tray(page, words, pipeline.vocabulary)
+    return page
 
 
 def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) -> tuple[gr.Blocks, str]:
@@ -93,8 +98,12 @@ def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: V
     """The page, its API, /healthz and /metrics, behind the door that keeps strangers from the rest of Gradio."""
     gr.routes.DEFAULT_TEMP_DIR = str(answers.folder)  # Gradio makes a folder there; in /tmp/gradio it may not
     demo, scripts = build_demo(pipeline, answers, visits)
+    served = web.new_app(pipeline, answers, visits)
+    served.add_middleware(LinkPreview)
+    served.add_middleware(GZipMiddleware, minimum_size=1000)  # Gradio compresses its scripts, but not the page
+    served.get(PICTURE)(lambda: FileResponse(ASSETS / "images" / "preview.jpg"))
     mounted = gr.mount_gradio_app(
-        web.new_app(pipeline, answers, visits),
+        served,
         demo,
         path="/",
         root_path=root_path.rstrip("/"),
@@ -102,6 +111,7 @@ def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: V
         css_paths=ASSETS / "style.css",
         head=scripts,
         i18n=i18n(),
+        favicon_path=str(ASSETS / "images" / "favicon.png"),
         footer_links=["api"],  # Gradio's "Settings" beside ours would confuse
         show_error=False,  # only what messages() words
         enable_monitoring=False,  # /monitoring/summary is public otherwise

@@ -48,6 +48,7 @@ OPEN = {
     "/stop": "POST",
     "/manifest.json": "GET",
     "/metrics": "GET",
+    "/preview.jpg": "GET",
     "/robots.txt": "GET",
     "/static/{path:path}": "GET",
     "/theme.css": "GET",

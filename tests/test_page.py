@@ -59,7 +59,7 @@ def quiet(page: "Page") -> Iterator[list[str]]:
 def held(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Drawings of `slow` wait at every event until this is set."""
     gate = threading.Event()
-    monkeypatch.setattr(slow, "pause", lambda: gate.wait(1) and None)
+    monkeypatch.setattr(slow, "pause", lambda: gate.wait(1))
     yield gate
     gate.set()
 
@@ -68,13 +68,14 @@ def held(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Even
 
 
 def test_prompt_becomes_painted_rows_then_a_ranked_gallery(
-    page: "Page", slow_address: str, requested_hosts: set[str], quiet: list[str]
+    page: "Page", slow_address: str, held: threading.Event, requested_hosts: set[str], quiet: list[str]
 ) -> None:
     page.goto(slow_address)
     ask(page, "a cat left of a pizza")
     page.get_by_text(re.compile(r"row \d of 8")).wait_for()
     page.locator("#stage .waiting img").first.wait_for()
     assert page.locator("#stage .waiting").count() == 9
+    held.set()
     found = wait_for_gallery(page, 9)
     assert len(set(found)) == len(found), "equal pictures are one tile"
     shown = page.locator("#stage .ranked .tile")
@@ -86,7 +87,7 @@ def test_prompt_becomes_painted_rows_then_a_ranked_gallery(
     assert ranks == tuple(str(rank) for rank in range(1, len(found) + 1))
     assert set(numbers) == {str(len(found))}
     assert list(matches) == sorted(matches, key=int, reverse=True)
-    assert page.get_by_text(re.compile(r"^Seed \d+$")).count() == 1
+    assert page.get_by_text(re.compile(r"^match \d+ % · Seed \d+$")).count() == 1
     best, other = (shown.nth(i).bounding_box() for i in (0, 1))
     assert best
     assert other
@@ -348,7 +349,8 @@ def test_unknown_words_are_told_with_the_gallery(page: "Page", address: str) -> 
 
 def test_model_cards_are_one_click_away_ours_first(page: "Page", address: str) -> None:
     page.goto(address)
-    page.get_by_role("button", name="Model card").click()
+    page.get_by_text("not for facts, faces or decisions").wait_for()
+    page.get_by_role("link", name="Model card").click()
     shown = page.locator("#card")
     shown.get_by_text("general-purpose image compressor").wait_for()
     links = [link.get_attribute("href") or "" for link in shown.get_by_role("link").all()]

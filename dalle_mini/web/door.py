@@ -29,7 +29,7 @@ ROUTES = {
     r"/": READ,
     r"/(healthz|metrics)": READ,
     r"/(leave|stop)": ("POST",),
-    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)": READ,
+    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|preview\.jpg)": READ,
     r"/(assets|static)/.+": READ,
     r"/gradio_api/(info|startup-events|app_id)": READ,
     r"/gradio_api/file=.+": READ,

@@ -15,7 +15,7 @@ from dalle_mini.web.page.words import say
 def title() -> gr.HTML:
     return gr.HTML(
         '<h1><span aria-hidden="true">🥑</span> DALL·E mini</h1>'
-        '<nav><a href="#card" data-say="card">Model card</a>'
+        '<nav><a href="#card" data-say="to-card">Model card</a>'
         '<button type="button" class="round" id="theme" data-label="theme" aria-label="Light or dark">◐</button></nav>',
         elem_id="title",
         apply_default_css=False,
@@ -55,4 +55,5 @@ def chips(shown: list[dict[str, Any]]) -> gr.HTML:
         f"{html.escape(example['prompt'])}</button>"
         for example in shown
     )
-    return gr.HTML("".join(buttons), elem_id="examples", apply_default_css=False)
+    dice = '<button type="button" class="chip round" id="surprise" data-label="surprise">🎲</button>'
+    return gr.HTML(dice + "".join(buttons), elem_id="examples", apply_default_css=False)

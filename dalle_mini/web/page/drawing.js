@@ -7,6 +7,10 @@ window.drawing = (() => {
   let filling = [];
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
   document.addEventListener("keydown", (event) => {
+    // Enter alone is Gradio's.
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest?.("#prompt")) {
+      document.getElementById("draw").click();
+    }
     if (event.key === "Escape" && now && !document.querySelector("dialog[open]")) drawing.stop();
   });
   document.addEventListener("click", (event) => {

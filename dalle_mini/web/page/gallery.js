@@ -57,7 +57,9 @@ window.gallery = (() => {
       box.inert = false;
       box.className = "pictures ranked";
       const heading = make("h2", { textContent: value.prompt });
-      const seed = make("p", { className: "facts", textContent: say("seed-of", value) });
+      const { score } = value.tiles[0];
+      const match = score === null ? [] : [say("match", { percent: percent(score) })];
+      const seed = make("p", { className: "facts", textContent: [...match, say("seed-of", value)].join(" · ") });
       const beside = make("div", { className: "others" }, ...others);
       const actions = make("div", { className: "buttons" }, ...opened.actions(value, value.tiles[0]));
       box.replaceChildren(best, make("div", { className: "beside" }, heading, seed, beside, actions));

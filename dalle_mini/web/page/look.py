@@ -5,10 +5,12 @@ import html
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.web.page import gr
 
+SANS, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # of the visitor's: nothing is fetched
+
 
 def theme() -> gr.themes.Base:
     """Lime so dark that white on it is legible (5:1), and in the dark so light that black on it is."""
-    return gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=["system-ui", "sans-serif"]).set(
+    return gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=SANS, font_mono=MONO).set(
         body_background_fill="#faf9f2",
         body_background_fill_dark="#13150f",
         body_text_color="#1d2015",

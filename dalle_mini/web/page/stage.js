@@ -3,8 +3,9 @@ const [line, said, row, stop, pictures] = [".line", ".say", ".row", ".stop", ".p
   element.querySelector(name),
 );
 let shown = null; // the newest gallery
+let calm = ""; // what is said while nothing is drawn and nothing unknown is typed
 const tellNow = (text, running = false) => {
-  said.textContent = text;
+  said.textContent = calm = text;
   row.textContent = "";
   stop.hidden = !running;
   element.classList.toggle("running", running);
@@ -51,11 +52,13 @@ window.stage = {
     stage.isAsked = true;
     tellNow(say("drawing", { prompt: fields[0] }), true);
     gallery.begin(pictures, Number(fields[1]) || 1, shown !== null);
+    past.changed?.(true);
     if (pictures.getBoundingClientRect().bottom > innerHeight) said.scrollIntoView({ block: "start" });
   },
   stopped: () => {
     drawing.ended();
     tellNow(say("stopped"));
+    past.changed?.();
     back();
   },
   refuse: ({ refused, setting }) => {
@@ -65,10 +68,11 @@ window.stage = {
     fields.refuse(refused, setting);
   },
   show: (value) => show.tiles(value),
+  // Before anything is drawn.
+  hint: (text) => stop.hidden && (said.textContent = text || calm),
 };
 stop.onclick = () => drawing.stop();
 sayAll(element);
-sayAll(document.getElementById("title"));
 for (const each of document.querySelectorAll("#examples [data-draw]")) {
   const src = pictureOf(each.dataset.draw);
   if (src) each.prepend(make("img", { src, alt: "", width: 34, height: 34 }));
@@ -82,4 +86,11 @@ watch("value", () => {
   if (stop.hidden && !value.tiles) tellNow(say("drawing", { prompt: tab.fields()[0] }), true);
   show[Object.keys(show).find((name) => name in value)](value);
 });
+const wait = () => {
+  const parts = ["title", "bar", "examples", "history", "tray", "settings", "card", "about"];
+  if (!parts.every((name) => document.getElementById(name)?.firstElementChild)) return requestAnimationFrame(wait);
+  for (const name of parts) sayAll(document.getElementById(name));
+  element.closest(".gradio-container").classList.add("there");
+};
+wait();
 // Python listens to "draw" and "fill".

@@ -1,7 +1,8 @@
 // A thumbnail of every drawing of the tab. Runs when Gradio has made history.html.
 const [section, strip, kept, clear] = ["section", ".strip", "input", ".clear"].map((name) => element.querySelector(name));
-const show = () => {
-  section.hidden = !past.all().length;
+// Before the first is drawn there is a place for it, so that nothing moves when it comes.
+const show = (isComing = false) => {
+  section.hidden = !isComing && !past.all().length;
   strip.replaceChildren(
     ...past.all().map((value) => {
       const image = make("img", { src: value.tiles[0].picture, alt: value.prompt, width: 72, height: 72 });
