@@ -23,7 +23,7 @@ from dalle_mini.gallery import read_metadata
 from dalle_mini.web import visits
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 pytestmark = pytest.mark.browser
 
@@ -155,11 +155,17 @@ def test_stop_before_the_server_has_heard_of_it_draws_nothing(
     page: "Page", slow_address: str, slow: Slow, quiet: list[str]
 ) -> None:
     page.goto(slow_address)
-    page.route("**/queue/join*", lambda route: (page.wait_for_timeout(400), route.continue_()))
+    page.get_by_text("Drawn before by this model").wait_for()
+    page.wait_for_timeout(500)
+    on_the_way: list["Route"] = []
+    page.route("**/queue/join*", on_the_way.append)
     before = slow.begun
-    ask(page, "a tiny dog")
-    page.keyboard.press("Escape")
+    with page.expect_request("**/queue/join*"):
+        ask(page, "a tiny dog")
+    with page.expect_response("**/stop"):
+        page.keyboard.press("Escape")
     page.get_by_text("Stopped.").wait_for()
+    on_the_way[0].continue_()
     page.wait_for_timeout(1500)
     assert slow.begun == before
     assert page.get_by_text("Stopped.").is_visible()

@@ -12,10 +12,15 @@ from dalle_mini.web.page.texts import data_url
 from dalle_mini.web.page.words import say
 
 
+LANGUAGES = {"en": "English", "fr": "Français", "de": "Deutsch", "es": "Español", "pt": "Português", "ja": "日本語"}
+
+
 def title() -> gr.HTML:
+    languages = "".join(f'<option value="{name}" lang="{name}">{own}</option>' for name, own in LANGUAGES.items())
     return gr.HTML(
         '<h1><span aria-hidden="true">🥑</span> DALL·E mini</h1>'
         '<nav><a href="#card" data-say="to-card">Model card</a>'
+        f'<select id="language" data-label="language" aria-label="Language">{languages}</select>'
         '<button type="button" class="round" id="theme" data-label="theme" aria-label="Light or dark">◐</button></nav>',
         elem_id="title",
         apply_default_css=False,

@@ -24,6 +24,12 @@ addEventListener("click", ({ target }) => {
   if (target.closest?.("a[href='#card']")) document.querySelector("#card details").open = true;
 });
 addEventListener("click", ({ target }) => target.id === "theme" && document.body.classList.toggle("dark"));
+addEventListener("change", ({ target }) => {
+  if (target.id !== "language") return;
+  const address = new URL(location.href);
+  address.searchParams.set("lang", target.value);
+  location.assign(address);
+});
 // To our own server, which need not answer.
 window.tell = (path, sent) => {
   const headers = { "Content-Type": "application/json" };

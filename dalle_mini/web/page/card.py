@@ -10,6 +10,7 @@ def card(*texts: str) -> gr.HTML:
     """Markdown as HTML, without any HTML of its own."""
     markdown = MarkdownIt("js-default", {"html": False}).enable("table")
     whole = "".join(f"<article>{markdown.render(harmless(text))}</article>" for text in texts if text)
+    whole = whole.replace("<th></th>", "<td></td>")  # a header without a word is none
     return gr.HTML(
         '<p><strong data-say="card-short"></strong></p>'
         f'<details><summary data-say="card"></summary><div class="cards" lang="en" dir="ltr">{whole}</div></details>',

@@ -90,6 +90,7 @@ const wait = () => {
   const parts = ["title", "bar", "examples", "history", "tray", "settings", "card", "about"];
   if (!parts.every((name) => document.getElementById(name)?.firstElementChild)) return requestAnimationFrame(wait);
   for (const name of parts) sayAll(document.getElementById(name));
+  document.getElementById("language").value = page.lang;
   element.closest(".gradio-container").classList.add("there");
 };
 wait();
