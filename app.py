@@ -36,8 +36,8 @@ from dalle_mini.web.page.card import card
 from dalle_mini.web.page.drawing import Page, connect
 from dalle_mini.web.page.head import head
 from dalle_mini.web.page.history import history
-from dalle_mini.web.page.link_preview import PICTURE, LinkPreview
 from dalle_mini.web.page.look import footer, theme
+from dalle_mini.web.page.our_head import PICTURE, OurHead
 from dalle_mini.web.page.settings import settings_panel
 from dalle_mini.web.page.stage import stage
 from dalle_mini.web.page.tab import connect_tab
@@ -99,7 +99,7 @@ def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: V
     gr.routes.DEFAULT_TEMP_DIR = str(answers.folder)  # Gradio makes a folder there; in /tmp/gradio it may not
     demo, scripts = build_demo(pipeline, answers, visits)
     served = web.new_app(pipeline, answers, visits)
-    served.add_middleware(LinkPreview)
+    served.add_middleware(OurHead, head=scripts)
     served.add_middleware(GZipMiddleware, minimum_size=1000)  # Gradio compresses its scripts, but not the page
     served.get(PICTURE)(lambda: FileResponse(ASSETS / "images" / "preview.jpg"))
     mounted = gr.mount_gradio_app(
@@ -109,7 +109,6 @@ def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: V
         root_path=root_path.rstrip("/"),
         theme=theme(),
         css_paths=ASSETS / "style.css",
-        head=scripts,
         i18n=i18n(),
         favicon_path=str(ASSETS / "images" / "favicon.png"),
         footer_links=["api"],  # Gradio's "Settings" beside ours would confuse

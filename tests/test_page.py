@@ -4,6 +4,7 @@
 `crowded` holds the engine still with a crowd in front of it, so that what happens in line can be.
 """
 
+import io
 import json
 import re
 import threading
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from patience import eventually
+from PIL import Image
 from slow_pipeline import Slow
 from visitor import PROMPT, ask, open_settings, pictures, set_candidates, set_number, set_seed, wait_for_gallery
 
@@ -21,6 +24,8 @@ import app
 import dalle_mini
 from dalle_mini.gallery import read_metadata
 from dalle_mini.web import visits
+from dalle_mini.web.page.bar import LANGUAGES
+from dalle_mini.web.page.words import WORDS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
@@ -157,7 +162,7 @@ def test_stop_before_the_server_has_heard_of_it_draws_nothing(
     page.goto(slow_address)
     page.get_by_text("Drawn before by this model").wait_for()
     page.wait_for_timeout(500)
-    on_the_way: list["Route"] = []
+    on_the_way: list[Route] = []
     page.route("**/queue/join*", on_the_way.append)
     before = slow.begun
     with page.expect_request("**/queue/join*"):
@@ -343,7 +348,64 @@ def test_odd_prompts_are_drawn_and_shown_as_text_and_a_long_one_is_cut_and_said_
     page.get_by_text("is longer than the model reads and was cut to").wait_for()
 
 
-# What is known, the card, embedding
+# What is known, the card, languages, embedding
+
+
+def test_unknown_words_are_told_while_somebody_types_and_the_tray_makes_sentences(page: "Page", address: str) -> None:
+    page.goto(address)
+    page.get_by_text("Drawn before by this model").wait_for()
+    page.get_by_label(PROMPT).press_sequentially("an astronaut")
+    page.get_by_text("I have never seen: astronaut").wait_for()
+    page.locator("#tray summary").click()
+    tray = page.locator("#tray")
+    page.get_by_label(PROMPT).fill("")
+    for word in ("cat", "left of", "two", "mouse", "on a pink background"):
+        tray.get_by_title(word, exact=True).click()
+    assert page.get_by_label(PROMPT).input_value() == "a cat left of two mice on a pink background"
+    page.get_by_text("Drawn before by this model").wait_for()
+    tray.get_by_title("avocado", exact=True).click()
+    assert page.get_by_label(PROMPT).input_value() == "an avocado", "a new sentence"
+
+
+def test_surprise_draws_something_known(page: "Page", address: str, emoji: dalle_mini.Pipeline) -> None:
+    page.goto(address)
+    page.get_by_text("Drawn before by this model").wait_for()
+    page.get_by_role("button", name="Surprise me").click()
+    wait_for_gallery(page, 9)
+    assert emoji.vocabulary
+    assert emoji.vocabulary.unknown(page.get_by_label(PROMPT).input_value()) == []
+
+
+def test_every_language_says_everything() -> None:
+    english = WORDS["en"]
+    assert set(WORDS) == set(LANGUAGES)
+    for language, words in WORDS.items():
+        assert words.keys() == english.keys(), language
+        for name, text in words.items():
+            assert set(re.findall(r"{\w+}", text)) == set(re.findall(r"{\w+}", english[name])), (language, name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "lang", "draw"), [("fr", "fr", "Dessiner"), ("ja", "ja", "描く"), ("it", "en", "Draw")]
+)
+def test_page_speaks_the_language_that_it_says_it_does(
+    page: "Page", address: str, asked: str, lang: str, draw: str
+) -> None:
+    page.goto(f"{address}?lang={asked}")
+    page.get_by_role("button", name=draw, exact=True).wait_for()
+    page.get_by_text(WORDS[lang]["idle"]).wait_for()
+    assert page.locator("#settings").inner_text().startswith(WORDS[lang]["settings"])
+    assert page.evaluate("() => document.documentElement.lang") == lang
+
+
+def test_a_link_elsewhere_shows_our_title_and_a_picture_of_ours(address: str) -> None:
+    html = httpx.get(address).text
+    assert "Gradio" not in " ".join(re.findall(r"<meta[^>]*>", html))
+    found = re.search(r'<meta property="og:image" content="([^"]+)">', html)
+    assert found
+    assert found[1].startswith(address)
+    with Image.open(io.BytesIO(httpx.get(found[1]).content)) as picture:
+        assert picture.size == (1200, 630)
 
 
 def test_unknown_words_are_told_with_the_gallery(page: "Page", address: str) -> None:
@@ -384,11 +446,9 @@ def test_page_is_as_wide_as_its_window_and_centred(
     )
     assert abs(left - right) < 2
     small = inner.evaluate(
-        "() => [...document.querySelectorAll('button, a.button, #bar textarea')].filter(each => each.offsetParent)"
-        ".map(each => [each.textContent, each.getBoundingClientRect()])"
-        ".filter(([text, box]) => box.height < 43.5 && !each_of_gradio.includes(text)).map(([text]) => text)".replace(
-            "!each_of_gradio.includes(text)", "text !== '' && !/API|↺/.test(text)"
-        )
+        "() => [...document.querySelectorAll('button, summary, a.button, #bar textarea')]"
+        ".filter(each => each.offsetParent && !each.closest('footer') && each.getBoundingClientRect().height < 43.5)"
+        ".map(each => each.outerHTML)"
     )
     assert small == [], "targets of 44 px"
     assert requested_hosts == {"127.0.0.1"}
@@ -397,8 +457,12 @@ def test_page_is_as_wide_as_its_window_and_centred(
 def test_blog_post_with_the_app_embedded_works(phone: "Page", address: str) -> None:
     post = (app.ASSETS / "embed.html").read_text(encoding="utf-8")
     phone.set_content(post.replace("http://127.0.0.1:7860/", address))
-    phone.frame_locator("iframe").get_by_role("button", name="Draw", exact=True).wait_for()
+    frame = phone.frame_locator("iframe")
+    frame.get_by_role("button", name="Draw", exact=True).wait_for()
     assert phone.evaluate("document.documentElement.scrollWidth") == 360
+    assert not frame.get_by_role("heading", name="DALL·E mini").is_visible(), "the compact page"
+    phone.wait_for_function("() => document.querySelector('iframe').style.height.endsWith('px')")
+    assert phone.frames[1].evaluate("document.documentElement.scrollHeight - innerHeight") <= 2
 
 
 # Links, and pictures of ours

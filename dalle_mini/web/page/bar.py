@@ -11,7 +11,6 @@ from dalle_mini.web.page import gr
 from dalle_mini.web.page.texts import data_url
 from dalle_mini.web.page.words import say
 
-
 LANGUAGES = {"en": "English", "fr": "Français", "de": "Deutsch", "es": "Español", "pt": "Português", "ja": "日本語"}
 
 

@@ -15,6 +15,7 @@ window.share = (() => {
     put: (value) => {
       try {
         history.replaceState(history.state, "", share.link(value));
+        tab.put(location.href);
       } catch {} // a frame that was written in its place has no address
     },
     // The settings that the address names, if it names a prompt.
@@ -23,7 +24,7 @@ window.share = (() => {
       const settings = Object.fromEntries(
         named.map(([name, value]) => [name, typeof page.defaults[name] === "number" ? Number(value) : value]),
       );
-      return settings.prompt ? settings : null;
+      return settings.prompt && !tab.isOwn(location.href) ? settings : null;
     },
   };
 })();

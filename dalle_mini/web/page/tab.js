@@ -19,6 +19,9 @@ window.tab = (() => {
     id: kept.tab,
     random,
     fields: () => now,
+    // The address that the tab has put there itself says nothing that its fields do not know better.
+    put: (address) => (kept.address = address),
+    isOwn: (address) => kept.address === address,
     // A field whose usual value has changed belongs to another model.
     back: (_, ...fields) => {
       usual = fields;

@@ -1,6 +1,7 @@
-"""What a link to the page looks like elsewhere: title, description and a picture of ours instead of Gradio's.
+"""What stands in the HTML before Gradio's scripts: our head, and what a link to the page looks like elsewhere.
 
-Contract: ASGI around Gradio; of the page's HTML the tags for previews are replaced, nothing else is touched.
+Contract: ASGI around Gradio. Of the page's HTML the tags for previews are replaced by ours, and `head` comes before
+Gradio's first script: what Gradio itself takes as a head, it puts in when it has read the language of the browser.
 """
 
 import re
@@ -16,9 +17,9 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
-class LinkPreview:
-    def __init__(self, app: App) -> None:
-        self._app = app
+class OurHead:
+    def __init__(self, app: App, *, head: str) -> None:
+        self._app, self._head = app, head
 
     async def __call__(self, scope: Scope, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         if scope["type"] != "http" or scope["path"] != "/":
@@ -34,7 +35,7 @@ class LinkPreview:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            changed = with_preview(body.decode()).encode()
+            changed = with_head(body.decode(), self._head).encode()
             headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
             await send({**start, "headers": [*headers, (b"content-length", str(len(changed)).encode())]})
             await send({"type": "http.response.body", "body": changed})
@@ -42,7 +43,7 @@ class LinkPreview:
         await self._app(scope, receive, rewrite)
 
 
-def with_preview(page: str) -> str:
+def with_head(page: str, head: str) -> str:
     found = re.search(r'"root":\s*"([^"]*)"', page)
     address = found[1].rstrip("/") if found else ""
     tags = {
@@ -58,4 +59,4 @@ def with_preview(page: str) -> str:
         f'<meta {"name" if name.startswith("twitter") else "property"}="{name}" content="{content}">'
         for name, content in tags.items()
     )
-    return GRADIOS.sub("", page).replace("<style>", f"{ours}<style>", 1)
+    return GRADIOS.sub("", page).replace("<style>", f"{ours}{head}<style>", 1)
