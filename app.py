@@ -30,7 +30,7 @@ from dalle_mini.web.answers import Answers, kept
 from dalle_mini.web.door import Door
 from dalle_mini.web.limits import Limits
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.api import api_function, events_of, is_listened_to, settings_of
+from dalle_mini.web.page.api import api_function, checker, events_of, is_listened_to, settings_of
 from dalle_mini.web.page.bar import chips, examples, prompt_bar, title
 from dalle_mini.web.page.card import card
 from dalle_mini.web.page.drawing import Page, connect
@@ -121,6 +121,7 @@ def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: V
     return Door(
         mounted,
         settings=settings_of(pipeline),
+        check=checker(pipeline),
         events=events_of(demo),
         known=partial(is_listened_to, demo),
         folder=answers.folder,

@@ -13,7 +13,8 @@ from dalle_mini import device, model_names
 from dalle_mini.config import ModelConfig
 from dalle_mini.model_names import Preset
 from dalle_mini.pipeline import Pipeline
-from dalle_mini.serving.engine import load_engines
+from dalle_mini.sampling_params import whole
+from dalle_mini.serving.engine import ROWS, load_engines
 from dalle_mini.serving.scheduler import MAX_WAITING, Scheduler
 from dalle_mini.tokenizer import Tokenizer
 from dalle_mini.vocabulary import Vocabulary
@@ -42,6 +43,9 @@ def load(
     of each. Compiled programs are kept on disk for the next start. Raises `CheckpointError`, and ValueError naming the
     setting.
     """
+    if slots is not None:
+        whole("slots", slots, ROWS // 2)
+    whole("max_waiting", max_waiting, 1)
     device.set_up()
     if replicas is None:  # else Ray forks, which JAX's threads might not survive
         device.check_platforms()

@@ -81,12 +81,20 @@ class Pipeline:
         stream stops it. Visitors take turns. Raises RefusedError, at the first event, where too many wait, the visitor
         asks too often, or the pipeline is being closed.
         """
+        prompt, params = self.checked(prompt, settings)
+        return self._admitted(prompt, params, visitor, previews)
+
+    def checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams]:
+        """The prompt as it is read, and the settings with a seed. Raises ValueError, which counts as a refusal."""
         try:
-            prompt, params = self._checked(prompt, settings)
+            shown = readable(prompt)
+            params = dataclasses.replace(self.defaults, **settings)
         except ValueError:
             self.metrics.ended("refused")
             raise
-        return self._admitted(prompt, params, visitor, previews)
+        if params.seed is None:
+            params = dataclasses.replace(params, seed=secrets.randbelow(MAX_SEED + 1))
+        return shown, params
 
     def _admitted(
         self, prompt: str, params: SamplingParams, visitor: str, previews: bool
@@ -151,13 +159,6 @@ class Pipeline:
         assert self.reranker is not None
         prompts, pictures = zip(*pairs, strict=True)
         return self.reranker.score(prompts, np.stack(pictures)).tolist()
-
-    def _checked(self, prompt: str, settings: dict[str, Any]) -> tuple[str, SamplingParams]:
-        shown = readable(prompt)
-        params = dataclasses.replace(self.defaults, **settings)
-        if params.seed is None:
-            params = dataclasses.replace(params, seed=secrets.randbelow(MAX_SEED + 1))
-        return shown, params
 
     def _notes(self, tokens: TokenizedPrompt) -> list[str]:
         notes = self.vocabulary.notes(tokens.text) if self.vocabulary else []

@@ -278,11 +278,6 @@ def test_there_is_room_for_as_many_slots_as_were_asked_for():
     assert engine.has_room(PLAIN[0].params)
 
 
-def test_fewer_slots_than_a_group_has_are_refused():
-    with pytest.raises(ValueError, match=r"^slots must be >= 9, got 8$"):
-        Engine(CONFIG, {}, slots=8)
-
-
 def test_the_latest_prompts_are_prefilled_once(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     engine.reset()
     calls, prefill = [], engine._prefill

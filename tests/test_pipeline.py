@@ -442,3 +442,15 @@ def test_a_folder_that_lacks_something_says_what(folder: Path, missing: str):
 def test_an_unknown_model_is_named():
     with pytest.raises(CheckpointError, match=r"^nobody/nothing is neither a folder nor available from the hub: "):
         dalle_mini.load("nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"slots": 8}, "slots must be a whole number >= 9, got 8"),
+        ({"max_waiting": 0}, "max_waiting must be a whole number >= 1, got 0"),
+    ],
+)
+def test_the_size_of_the_line_is_refused_before_a_model_is_looked_for(settings: dict[str, Any], sentence: str):
+    with pytest.raises(ValueError, match=rf"^{sentence}$"):
+        dalle_mini.load("nobody/nothing", **settings)

@@ -59,16 +59,14 @@ class Group:
 class Engine:
     """Owns a device's params and decode states; see the module's contract.
 
-    slots: how many candidates with guidance are drawn at once, in whole groups; without, twice as many. None: what the
-    memory holds.
+    slots: how many candidates with guidance are drawn at once, in whole groups, at least one; without, twice as many.
+    None: what the memory holds.
     """
 
     def __init__(
         self, config: ModelConfig, params: Params, *, slots: int | None = None, device: jax.Device | None = None
     ) -> None:
         self.device = device or jax.devices()[0]
-        if slots is not None and slots < ROWS // 2:
-            raise ValueError(f"slots must be >= {ROWS // 2}, got {slots}")
         self.config, self.params = config, jax.device_put(params, self.device)
         self.slots = slots or _slots_for(config, self.device)
         self._groups: dict[int, Group] = {}

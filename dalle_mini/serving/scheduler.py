@@ -51,8 +51,6 @@ class Scheduler:
     """See the module. The first request starts the threads; without `threads`, call `step`."""
 
     def __init__(self, engines: Sequence[Engine], *, max_waiting: int = MAX_WAITING, threads: bool = True) -> None:
-        if max_waiting < 1:
-            raise ValueError(f"max_waiting must be >= 1, got {max_waiting}")
         self.engines, self.max_waiting, self._threaded = engines, max_waiting, threads
         self.metrics = Metrics()
         self.metrics.gauge("requests_waiting", "Requests in line for a slot.", lambda: self.waiting)

@@ -56,7 +56,8 @@ class BadRequestError(RefusedError):
 
 
 class Door:
-    """`settings`: names and defaults of /generate after the prompt. Files are served from `folder` and nowhere else.
+    """`settings`: names and defaults of /generate after the prompt; `check` raises ValueError for values of them that
+    cannot be drawn. Files are served from `folder` and nowhere else.
 
     `events`: how many values each event of the page takes, by path and number. `known`: whether somebody may listen to
     a session or an event. `root_path`: a part of the path that a proxy may have left in front of ours.
@@ -67,12 +68,14 @@ class Door:
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         *,
         settings: Mapping[str, Any],
+        check: Callable[[dict[str, Any]], None],
         events: Mapping[str, Mapping[int, int]],
         known: Callable[[str], bool],
         folder: Path,
         root_path: str = "",
     ) -> None:
-        self._app, self._settings, self._events, self._known, self._folder = app, settings, events, known, folder
+        self._app, self._settings, self._check = app, settings, check
+        self._events, self._known, self._folder = events, known, folder
         self._cancelling = asyncio.Lock()
         self._prefix = re.sub(r"^https?://[^/]*", "", root_path).rstrip("/")
 
@@ -133,9 +136,11 @@ class Door:
             raise BadRequestError(422, f"the body must be a JSON object, got {type(sent).__name__}")
         path = scope["path"]
         if path.startswith("/gradio_api/call/v2/"):
-            sent = {"prompt": _prompt(sent)} | self._named(sent)
+            sent = self._drawable({"prompt": _prompt(sent)} | self._named(sent))
         elif path.startswith("/gradio_api/call/"):
-            sent = {**sent, "data": self._in_order(sent.get("data"))}
+            names = ["prompt", *self._settings]
+            values = zip(names, self._in_order(sent.get("data")), strict=True)
+            sent = {**sent, "data": list(self._drawable(dict(values)).values())}
         elif path in self._events:
             _check_event(sent, self._events[path])
         elif path == "/leave":
@@ -148,6 +153,13 @@ class Door:
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         return {**scope, "headers": headers}, _replay(body, receive)
+
+    def _drawable(self, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self._check(values)
+        except ValueError as error:
+            raise BadRequestError(422, str(error)) from None
+        return values
 
     def _named(self, sent: dict[str, Any]) -> dict[str, Any]:
         if unknown := sorted(sent.keys() - self._settings.keys() - {"prompt"}):

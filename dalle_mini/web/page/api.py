@@ -21,6 +21,15 @@ def settings_of(pipeline: Pipeline) -> dict[str, Any]:
     return {**asdict(pipeline.defaults), "previews": False}
 
 
+def checker(pipeline: Pipeline) -> Callable[[dict[str, Any]], None]:
+    """Whether /generate would draw with these values. Raises ValueError naming the setting, the rule and the value."""
+
+    def check(values: dict[str, Any]) -> None:
+        pipeline.checked(values["prompt"], {name: values[name] for name in asdict(pipeline.defaults)})
+
+    return check
+
+
 def events_of(demo: gr.Blocks) -> dict[str, dict[int, int]]:
     """How many values each event takes, by its number: those that wait in Gradio's queue, and those that do not."""
     queued, direct = (
