@@ -267,6 +267,7 @@ REFUSED = [
         "fn_index must be one of the page's events, got 99",
     ),
     ("/leave", {"tab": "../a"}, "tab must be 1 to 64 letters and digits, got '../a'"),
+    ("/stop", {"tab": "a", "drawing": "b c"}, "drawing must be 1 to 64 letters and digits, got 'b c'"),
     ("/gradio_api/cancel", {"session_hash": "a"}, "event_id must be 1 to 64 letters and digits, got 'None'"),
 ]
 

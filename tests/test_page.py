@@ -163,7 +163,7 @@ def test_stop_before_the_server_has_heard_of_it_draws_nothing(
     page.get_by_text("Drawn before by this model").wait_for()
     page.wait_for_timeout(500)
     on_the_way: list[Route] = []
-    page.route("**/queue/join*", on_the_way.append)
+    page.route("**/queue/join*", lambda route: on_the_way.append(route))
     before = slow.begun
     with page.expect_request("**/queue/join*"):
         ask(page, "a tiny dog")

@@ -11,25 +11,12 @@ window.make = (tag, properties = {}, ...children) => {
   found.append(...children);
   return found;
 };
-window.say = (name, values = {}) => (page.words[page.lang][name] ?? page.words.en[name]).replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+window.say = (name, values = {}) => page.words[page.lang][name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
 // The elements with data-say hold sentences in the language of the page.
 window.sayAll = (within) => {
   for (const each of within.querySelectorAll("[data-say]")) each.textContent = say(each.dataset.say);
   for (const each of within.querySelectorAll("[data-label]")) each.ariaLabel = say(each.dataset.label);
 };
-window.pictureOf = (name) => page.examples.find(({ prompt }) => prompt === name)?.picture;
-addEventListener("click", ({ target }) => target.id === "surprise" && drawing.draw({ prompt: surprise() }));
-// A link to the card opens it.
-addEventListener("click", ({ target }) => {
-  if (target.closest?.("a[href='#card']")) document.querySelector("#card details").open = true;
-});
-addEventListener("click", ({ target }) => target.id === "theme" && document.body.classList.toggle("dark"));
-addEventListener("change", ({ target }) => {
-  if (target.id !== "language") return;
-  const address = new URL(location.href);
-  address.searchParams.set("lang", target.value);
-  location.assign(address);
-});
 // To our own server, which need not answer.
 window.tell = (path, sent) => {
   const headers = { "Content-Type": "application/json" };

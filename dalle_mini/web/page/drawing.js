@@ -19,11 +19,11 @@ window.drawing = (() => {
   });
   return {
     // Fields as the page has them. A second click, while just this is being drawn, is one too many.
-    start: (fields) => {
-      fields = fields.map((field) => field ?? "");
-      if (!fields[0].trim()) return stage.refuse({ refused: say("empty"), setting: "prompt" });
-      if (now && same(now.fields, fields)) return;
-      now = { name: tab.random(), former: now?.name ?? "", fields };
+    start: (given) => {
+      const wanted = given.map((field) => field ?? "");
+      if (!wanted[0].trim()) return fields.refuse(say("empty"), "prompt");
+      if (now && same(now.fields, wanted)) return;
+      now = { name: tab.random(), former: now?.name ?? "", fields: wanted };
       asking.push(now);
       stage.begin(now);
       stage.trigger("draw");
@@ -38,8 +38,8 @@ window.drawing = (() => {
       drawing.start(filling);
     },
     fill: (settings) => {
-      const fields = tab.fields();
-      filling = page.fields.map((name, i) => (name in settings ? settings[name] ?? "" : fields[i]));
+      const before = tab.fields();
+      filling = page.fields.map((name, i) => (name in settings ? settings[name] ?? "" : before[i]));
       tab.keep(...filling);
       stage.trigger("fill");
     },

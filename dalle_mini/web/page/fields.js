@@ -6,7 +6,9 @@ window.fields = (() => {
       if (panel()?.ariaExpanded === "false") panel().click();
       setTimeout(then); // Gradio has the fields of a panel when it is open
     },
+    forgive: () => document.querySelectorAll(".refused").forEach((each) => each.remove()),
     refuse: (refused, setting) => {
+      fields.forgive();
       const told = make("p", { className: "refused", id: "refused" });
       told.setAttribute("role", "alert");
       told.textContent = setting ? refused.replace(setting, say(setting)) : refused;

@@ -9,7 +9,7 @@ from dalle_mini.pipeline import Pipeline
 from dalle_mini.web.page.words import WORDS
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("base", "tab", "share", "fields", "opened", "gallery", "history", "drawing", "png", "embed")
+SCRIPTS = ("base", "tab", "share", "fields", "opened", "gallery", "history", "drawing", "png", "embed", "ready")
 
 
 def head(pipeline: Pipeline, examples: list[dict[str, Any]], fields: list[str]) -> str:

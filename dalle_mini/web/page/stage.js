@@ -10,9 +10,13 @@ const tellNow = (text, running = false) => {
   stop.hidden = !running;
   element.classList.toggle("running", running);
   if (!running) line.value = 0;
-  for (const each of document.querySelectorAll(".refused")) each.remove();
+  fields.forgive();
 };
-const back = () => (shown ? gallery.show(pictures, shown) : gallery.empty(pictures));
+const back = () => {
+  past.changed?.();
+  if (shown) gallery.show(pictures, shown);
+  else gallery.empty(pictures);
+};
 const idle = () => tellNow(say(page.examples.some(({ picture }) => picture) ? "idle" : "idle-bare"));
 // Nothing is being drawn for this tab: what the address names, else the newest that there was.
 const restore = () => {
@@ -58,7 +62,6 @@ window.stage = {
   stopped: () => {
     drawing.ended();
     tellNow(say("stopped"));
-    past.changed?.();
     back();
   },
   refuse: ({ refused, setting }) => {
@@ -73,10 +76,6 @@ window.stage = {
 };
 stop.onclick = () => drawing.stop();
 sayAll(element);
-for (const each of document.querySelectorAll("#examples [data-draw]")) {
-  const src = pictureOf(each.dataset.draw);
-  if (src) each.prepend(make("img", { src, alt: "", width: 34, height: 34 }));
-}
 idle();
 back();
 watch("value", () => {
@@ -86,12 +85,5 @@ watch("value", () => {
   if (stop.hidden && !value.tiles) tellNow(say("drawing", { prompt: tab.fields()[0] }), true);
   show[Object.keys(show).find((name) => name in value)](value);
 });
-const wait = () => {
-  const parts = ["title", "bar", "examples", "history", "tray", "settings", "card", "about"];
-  if (!parts.every((name) => document.getElementById(name)?.firstElementChild)) return requestAnimationFrame(wait);
-  for (const name of parts) sayAll(document.getElementById(name));
-  document.getElementById("language").value = page.lang;
-  element.closest(".gradio-container").classList.add("there");
-};
-wait();
+ready();
 // Python listens to "draw" and "fill".

@@ -8,6 +8,7 @@ const show = (isComing = false) => {
       const image = make("img", { src: value.tiles[0].picture, alt: value.prompt, width: 72, height: 72 });
       const found = make("button", { type: "button", className: "thumb", title: value.prompt }, image);
       found.onclick = () => {
+        drawing.stop();
         stage.show(value);
         drawing.fill({ ...value.settings, prompt: value.prompt, seed: String(value.seed) });
         document.querySelector("#stage .told").scrollIntoView({ block: "start" });
