@@ -198,7 +198,7 @@ def test_enter_control_enter_and_an_example_draw(page: "Page", address: str, qui
     page.get_by_label(PROMPT).fill("a tiny dog")
     page.get_by_label(PROMPT).press("Control+Enter")
     dog = wait_for_gallery(page, 1)
-    page.locator("#examples button").nth(2).click()
+    page.locator("#examples").get_by_role("button", name="three hearts").click()
     page.wait_for_function("() => document.querySelector('#stage .beside h2').textContent === 'three hearts'")
     assert pictures(page) != dog
     assert page.get_by_label(PROMPT).input_value() == "three hearts"
