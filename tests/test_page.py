@@ -307,12 +307,12 @@ def test_a_refused_value_is_told_at_its_field_in_the_words_of_its_label(
 ) -> None:
     page.goto(address)
     ask(page, "  ")
-    page.get_by_role("alert").get_by_text("Tell me first what I shall draw.").wait_for()
+    page.get_by_role("alert").filter(has_text="Tell me first what I shall draw.").wait_for()
     set_candidates(page, 1)
     for seed in ("-1", "seven", "<img src=x>"):
         set_seed(page, seed)
         ask(page, "a tiny dog")
-        told = page.get_by_role("alert").get_by_text(re.compile(rf"^Seed must be a .*, got '?{re.escape(seed)}"))
+        told = page.get_by_role("alert").filter(has_text=re.compile(rf"^Seed must be a .*, got '?{re.escape(seed)}"))
         told.wait_for()
         assert page.evaluate("() => document.activeElement.placeholder") == "random"
         below, field = told.bounding_box(), page.get_by_placeholder("random").bounding_box()

@@ -57,7 +57,8 @@ window.stage = {
     tellNow(say("drawing", { prompt: fields[0] }), true);
     gallery.begin(pictures, Number(fields[1]) || 1, shown !== null);
     past.changed?.(true);
-    if (pictures.getBoundingClientRect().bottom > innerHeight) said.scrollIntoView({ block: "start" });
+    const { top } = pictures.getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) said.scrollIntoView({ block: "start" });
   },
   stopped: () => {
     drawing.ended();
