@@ -3,7 +3,8 @@ window.fields = (() => {
   const panel = () => document.querySelector("#settings button[aria-expanded]");
   return {
     open: (then) => {
-      if (panel()?.ariaExpanded === "false") panel().click();
+      if (!panel()) return setTimeout(() => fields.open(then), 50);
+      if (panel().ariaExpanded === "false") panel().click();
       setTimeout(then); // Gradio has the fields of a panel when it is open
     },
     forgive: () => document.querySelectorAll(".refused").forEach((each) => each.remove()),
@@ -14,12 +15,13 @@ window.fields = (() => {
       told.textContent = setting ? refused.replace(setting, say(setting)) : refused;
       const place = () => document.getElementById(setting === "prompt" || !setting ? "bar" : `set-${setting}`);
       const put = () => {
+        if (!place()) return setTimeout(put, 50);
         place().after(told);
         const input = place().querySelector("textarea, input");
         input.setAttribute("aria-describedby", "refused");
         if (setting) input.focus();
       };
-      if (setting && setting !== "prompt") fields.open(() => setTimeout(put, 50));
+      if (setting && setting !== "prompt") fields.open(put);
       else put();
     },
   };

@@ -53,7 +53,8 @@ window.opened = (() => {
     },
     // What can be done with a picture of a gallery.
     actions: (of, { picture, name }) => [
-      make("a", { className: "button main", href: picture, download: name, textContent: say("download") }),
+      // Gradio takes the clicks of links in the page for its own.
+      button("download", () => make("a", { href: picture, download: name }).click(), "main"),
       button("link", copy(share.link(of))),
       button("again", () => {
         dialog().close();
