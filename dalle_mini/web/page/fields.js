@@ -16,7 +16,8 @@ window.fields = (() => {
       const place = () => document.getElementById(setting === "prompt" || !setting ? "bar" : `set-${setting}`);
       const put = () => {
         if (!place()) return setTimeout(put, 50);
-        place().after(told);
+        if (place().id === "bar") place().after(told);
+        else place().append(told);
         const input = place().querySelector("textarea, input");
         input.setAttribute("aria-describedby", "refused");
         if (setting) input.focus();
