@@ -3,6 +3,7 @@
 #               T="tests/test_text.py -k cut": only these
 # make check    formatting, lint and types, without changing a file
 # make bench    start, first gallery, later galleries and memory on this machine
+# make screenshots    the page in all its states, into out/screenshots
 # make crowd    a crowd at the door of a real server: 64 clients for 5 minutes, every answer checked
 #
 # One documented extra:
@@ -15,7 +16,7 @@ T := -n 2 --dist loadfile
 # uv takes half as long as pip; pip knows indexes and proxies that only pip has been told of.
 install = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(1) || $(BIN)/python -m pip install $(1)
 
-.PHONY: app test test-slow check bench crowd emoji-model
+.PHONY: app test test-slow check bench crowd screenshots emoji-model
 .DELETE_ON_ERROR:
 
 app: .venv/runtime.stamp
@@ -37,6 +38,9 @@ bench: .venv/runtime.stamp
 
 crowd: .venv/runtime.stamp
 	$(BIN)/python -m dalle_mini crowd
+
+screenshots: .venv/dev.stamp
+	$(BIN)/python tests/screenshots.py out/screenshots
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python 3.11 with venv is needed (Debian: apt install python3-venv)" >&2; exit 1; }

@@ -3,7 +3,7 @@
 All it shows comes from a `Pipeline`: nothing is drawn or ranked here. This file lays the page out in the order of the
 screen and serves it; what its parts do and say is in dalle_mini/web/page/.
 
-    build_demo(pipeline, answers, visits) -> gr.Blocks     the page and the API's endpoints
+    build_demo(pipeline, answers, visits) -> gr.Blocks, head     the page and the API's endpoints
     launch(pipeline) -> address                            the one way it is served, by main() and by the tests
 """
 
@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse
 
 import dalle_mini
 from dalle_mini import environment
@@ -29,10 +31,19 @@ from dalle_mini.web.door import Door
 from dalle_mini.web.limits import Limits
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.api import api_function, checker, events_of, is_listened_to, parameters_of
-from dalle_mini.web.page.draw_button import REUSE, Page, connect
+from dalle_mini.web.page.bar import chips, examples, prompt_bar, title
+from dalle_mini.web.page.card import card
+from dalle_mini.web.page.drawing import Page, connect
+from dalle_mini.web.page.head import head
+from dalle_mini.web.page.history import history
+from dalle_mini.web.page.look import footer, theme
+from dalle_mini.web.page.our_head import PICTURE, OurHead
 from dalle_mini.web.page.settings import settings_panel
-from dalle_mini.web.page.tab import HEAD, connect_tab
-from dalle_mini.web.page.texts import footer, harmless, status, tokenizer_line
+from dalle_mini.web.page.stage import stage
+from dalle_mini.web.page.tab import connect_tab
+from dalle_mini.web.page.texts import tokenizer_line
+from dalle_mini.web.page.tray import connect_tray, tray
+from dalle_mini.web.page.words import i18n, say
 from dalle_mini.web.visits import Visits
 from vqgan.files import CheckpointError
 
@@ -41,7 +52,6 @@ IN_A_SPACE = "SPACE_ID" in os.environ
 HOST = "0.0.0.0" if IN_A_SPACE else "127.0.0.1"  # a Space is reached from outside
 # ... through proxies in private networks. The last address before theirs is the visitor's: anybody can send others.
 PROXY = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16" if IN_A_SPACE else None
-TAGLINE = "Type what you would like to see. The model draws it several times, and CLIP puts the best first."
 EXAMPLES = (
     "a cat left of a pizza",
     "a red apple on a blue background",
@@ -54,85 +64,55 @@ EXAMPLES = (
 )
 
 
-def lay_out(pipeline: dalle_mini.Pipeline) -> Page:
-    """Two columns on a desk, one on a phone (assets/style.css): prompt to gallery, and the model card."""
-    gr.Markdown(f"# DALL·E mini 🥑\n{TAGLINE}")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=300):
-            with gr.Row(equal_height=True):
-                prompt = gr.Textbox(
-                    label="Prompt", placeholder=EXAMPLES[0], max_lines=5, scale=4, min_width=240, elem_id="prompt"
-                )
-                draw = gr.Button("Draw", variant="primary", min_width=100, elem_id="draw")
-                stop = gr.Button("Stop", variant="stop", min_width=100, elem_id="stop", visible=False)
-            samples = [[text] for text in EXAMPLES]
-            gr.Examples(samples, prompt, cache_examples=False, api_visibility="private", elem_id="examples")
-            with gr.Accordion("Settings", open=False) as panel, gr.Row():
-                controls = settings_panel(pipeline.defaults)
-            with gr.Row(equal_height=True):
-                told = gr.HTML(status("Nothing drawn yet."), elem_id="status")
-                reuse = gr.Button(REUSE, visible=False, size="sm", scale=0, min_width=180, elem_id="reuse")
-            gallery = empty_gallery()
-            pictures = gr.HTML(visible=False, elem_id="previews")
-        with gr.Column(scale=2, min_width=300), gr.Accordion("Model card", elem_id="card"):
-            gr.Markdown(tokenizer_line(pipeline))
-            for text in ((ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"), pipeline.model_card):
-                gr.Markdown(harmless(text), visible=bool(text))
-    about = gr.HTML(footer(pipeline), elem_id="about")
-    return Page(
-        tab=gr.Textbox(visible=False),
-        prompt=prompt,
-        draw=draw,
-        stop=stop,
-        panel=panel,
-        controls=controls,
-        told=told,
-        reuse=reuse,
-        gallery=gallery,
-        previews=pictures,
-        about=about,
-    )
+def lay_out(pipeline: dalle_mini.Pipeline, shown: list[dict[str, Any]]) -> Page:
+    """One column (assets/style.css), in the order of the screen."""
+    title()
+    prompt, draw = prompt_bar()
+    chips(shown)
+    pictures = stage()
+    history()
+    words = tray(pipeline.vocabulary)
+    with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
+        controls = settings_panel(pipeline.defaults)
+    card(tokenizer_line(pipeline), pipeline.model_card, (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"))
+    gr.HTML(footer(pipeline), elem_id="about", apply_default_css=False)
+    page = Page(tab=gr.Textbox(visible=False), prompt=prompt, draw=draw, controls=controls, stage=pictures)
+    connect_tray(page, words, pipeline.vocabulary)
+    return page
 
 
-def empty_gallery() -> gr.Gallery:
-    return gr.Gallery(
-        label="Gallery",
-        show_label=False,
-        columns=3,
-        height="auto",
-        interactive=False,
-        buttons=["download", "download_all", "fullscreen"],
-        elem_id="gallery",
-    )
-
-
-def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) -> gr.Blocks:
-    """The page and the API's endpoints, for one pipeline."""
+def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) -> tuple[gr.Blocks, str]:
+    """The page and the API's endpoints, for one pipeline; and what belongs into the head of the page."""
     gr.set_static_paths(answers.folder)  # served from where they are, without a copy that Gradio would keep
+    shown = examples(ASSETS / "images" / "examples", EXAMPLES)
     with gr.Blocks(title="DALL·E mini") as demo:
-        page = lay_out(pipeline)
+        page = lay_out(pipeline, shown)
         connect(page, pipeline, answers, visits)
         connect_tab(demo, page, visits)
         for name, parameters in parameters_of(pipeline).items():
             gr.api(api_function(pipeline, answers, parameters), api_name=name, concurrency_limit=None)
-        demo.load(None, js="() => document.getElementById('status').setAttribute('aria-live', 'polite')")
     # Everyone here needs a thread, and those to be refused some more: Gradio's own line has no place and no end.
     demo.max_threads = pipeline.scheduler.capacity + 40
-    return demo.queue()
+    return demo.queue(), head(pipeline, shown, ["prompt", *page.controls])
 
 
 def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits, *, root_path: str = "") -> Door:
     """The page, its API, /healthz and /metrics, behind the door that keeps strangers from the rest of Gradio."""
     gr.routes.DEFAULT_TEMP_DIR = str(answers.folder)  # Gradio makes a folder there; in /tmp/gradio it may not
-    demo = build_demo(pipeline, answers, visits)
+    demo, scripts = build_demo(pipeline, answers, visits)
+    served = web.new_app(pipeline, answers, visits)
+    served.add_middleware(OurHead, head=scripts)
+    served.add_middleware(GZipMiddleware, minimum_size=1000)  # Gradio compresses its scripts, but not the page
+    served.get(PICTURE)(lambda: FileResponse(ASSETS / "images" / "preview.jpg"))
     mounted = gr.mount_gradio_app(
-        web.new_app(pipeline, answers, visits),
+        served,
         demo,
         path="/",
         root_path=root_path.rstrip("/"),
-        theme=gr.themes.Default(primary_hue="lime", secondary_hue="yellow", font=["system-ui", "sans-serif"]),
+        theme=theme(),
         css_paths=ASSETS / "style.css",
-        head=HEAD,
+        i18n=i18n(),
+        favicon_path=str(ASSETS / "images" / "favicon.png"),
         footer_links=["api"],  # Gradio's "Settings" beside ours would confuse
         show_error=False,  # only what messages() words
         enable_monitoring=False,  # /monitoring/summary is public otherwise

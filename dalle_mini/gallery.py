@@ -104,11 +104,15 @@ def read_recipe(path: Path | str) -> tuple[dict[str, Any], int, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preview:
-    """The pictures so far: `row` of `rows` rows of codes are drawn, the rest of each picture is neutral grey."""
+    """The pictures so far: `row` of `rows` rows of codes are drawn, `painted` of them are to be seen.
+
+    The rest of each picture is neutral grey.
+    """
 
     images: list[Image.Image]
     row: int
     rows: int
+    painted: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -196,8 +196,8 @@ class Pipeline:
                     break
                 row = sum(map(len, event.codes)) // (params.num_candidates * side)
                 images = pictures.update(event.codes) if previews else pictures.images
-                yield Preview(images=images, row=row, rows=side)
-        return whole, Preview(images=pictures.images, row=side, rows=side), turn
+                yield Preview(images=images, row=row, rows=side, painted=pictures.painted // side)
+        return whole, Preview(images=pictures.images, row=side, rows=side, painted=pictures.painted // side), turn
 
     def _previews(self, candidates: int) -> Previews:
         sizes = {"image_length": self.config.image_length, "resolution": self.resolution}

@@ -69,11 +69,11 @@ class Vocabulary:
         A plural or possessive is known if what it is made from is.
         """
         phrases = self._names.split(prompt)
-        return list(dict.fromkeys(phrase for phrase in phrases if self._known.isdisjoint(_forms(phrase))))
+        return list(dict.fromkeys(phrase for phrase in phrases if self._known.isdisjoint(forms(phrase))))
 
     def nearest(self, word: str) -> str | None:
         """The known word that means something like `word`, or else is spelled like it, if there is one."""
-        for form in _forms(word):
+        for form in forms(word):
             if form in _related():  # a word of its own, not a misspelled one
                 return next((other for other in _related()[form] if other in self._known), None)
         alike = [known for known in self._by_initial.get(word[0], ()) if abs(len(known) - len(word)) <= 2]
@@ -124,7 +124,7 @@ class _Names(NamedTuple):
             at += len(phrase.split())
 
 
-def _forms(word: str) -> list[str]:
+def forms(word: str) -> list[str]:
     """The word, and what it may be the plural or possessive of."""
     bare = word.partition("'")[0]
     return [word, bare, *(bare.removesuffix(end) + stem for end, stem in ENDINGS if bare.endswith(end))]

@@ -9,6 +9,7 @@ import os
 import pkgutil
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import jaxtyping
 import pytest
+from patience import eventually
 
 import dalle_mini
 from dalle_mini import device
@@ -124,6 +126,23 @@ def slow_address(slow: "Slow") -> Iterator[str]:
 
     with app.launch(slow) as address:
         yield address
+
+
+@pytest.fixture
+def crowded(emoji: "Pipeline", monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every slot is taken and two requests are in line; nothing moves until the test is over."""
+    engine = emoji.scheduler.engines[0]
+    decode, gate = engine.decode, threading.Event()
+    monkeypatch.setattr(engine, "decode", lambda: decode() if gate.wait(0.05) else None)
+    crowd = [emoji.stream("a crowd", seed=0, num_candidates=16, visitor="crowd") for _ in range(engine.slots // 16 + 2)]
+    for visit in crowd:
+        next(visit)
+    assert eventually(lambda: emoji.scheduler.waiting == 2)
+    yield
+    for visit in crowd:
+        visit.close()
+    gate.set()
+    assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -34,33 +33,15 @@ from slow_pipeline import Slow
 
 import app
 import dalle_mini
-from dalle_mini.gallery import Preview, read_metadata
+from dalle_mini.gallery import read_metadata
 from dalle_mini.sampling_params import STRENGTH
 from dalle_mini.serving.refusals import ClosedError
-from dalle_mini.serving.request import Waiting
 from dalle_mini.training.emoji.judge import judge
 from dalle_mini.training.emoji.world import CENTRES, GRID, HUGE, NORMAL, SMALL, Scene, Sprite, World
 from dalle_mini.web import server as web
-from dalle_mini.web import visits
 from dalle_mini.web.limits import Limits
-from dalle_mini.web.page.draw_button import updates
 from dalle_mini.web.page.texts import harmless
 
-if TYPE_CHECKING:
-    from playwright.sync_api import FrameLocator, Page
-
-    Tab = Page | FrameLocator
-
-CARD_LINKS = (  # of the card that the project started from
-    "https://wandb.ai/dalle-mini/dalle-mini/reports/DALL-E-Mini-Explained-with-Demo--Vmlldzo4NjIxODA",
-    "https://github.com/openai/DALL-E/edit/master/model_card.md",
-    "https://arxiv.org/abs/2102.12092",
-    "dall_e/encoder.py",
-    "dall_e/decoder.py",
-    "https://ai.google.com/research/ConceptualCaptions",
-    "https://www.aclweb.org/anthology/P18-1238/",
-    "http://projects.dfki.uni-kl.de/yfcc100m/",
-)
 BAD_SETTINGS = [
     ("num_candidates", 0),
     ("num_candidates", 17),
@@ -84,23 +65,6 @@ def address(emoji: dalle_mini.Pipeline) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def client(address: str) -> Client:
     return Client(address, verbose=False)
-
-
-@pytest.fixture
-def crowded(emoji: dalle_mini.Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every slot is taken and two requests are in line; nothing moves until the test is over."""
-    engine = emoji.scheduler.engines[0]
-    decode, gate = engine.decode, threading.Event()
-    monkeypatch.setattr(engine, "decode", lambda: decode() if gate.wait(0.05) else None)
-    crowd = [emoji.stream("a crowd", seed=0, num_candidates=16, visitor="crowd") for _ in range(engine.slots // 16 + 2)]
-    for visit in crowd:
-        next(visit)
-    assert eventually(lambda: emoji.scheduler.waiting == 2)
-    yield
-    for visit in crowd:
-        visit.close()
-    gate.set()
-    assert eventually(lambda: emoji.scheduler.slots_in_use == emoji.scheduler.waiting == 0)
 
 
 # What the page offers
@@ -376,19 +340,6 @@ def test_forwarded_address_counts_only_from_a_trusted_proxy_and_a_forged_one_nev
     assert visitors == [visitor]
 
 
-def test_page_sends_nothing_again_that_has_not_changed() -> None:
-    images = [Image.new("RGB", (64, 64))]
-    first, later = Preview(images=images, row=1, rows=16), Preview(images=images, row=2, rows=16)
-    events = [Waiting(2, None), Waiting(2, None), Waiting(1, 3.4), Waiting(1, 0.0), first, first, later]
-    *sent, _ = updates(events)
-    skipped = [[value == gr.skip() for value in values[1:3]] for values in sent]
-    waiting, drawing = [[True, False], [True, True], [True, False], [True, False]], [[False, False], [True, True]]
-    assert skipped == [*waiting, *drawing, [True, False]]
-    assert [re.sub("<.*?>", "", values[2]) for values in sent[2:4]] == [
-        f"waiting: place 1 in line, about {seconds} s" for seconds in (3, 1)
-    ]
-
-
 def test_healthz_says_what_state_the_server_is_in(
     emoji: dalle_mini.Pipeline, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,229 +474,3 @@ def test_port_that_is_taken_ends_with_one_sentence_before_anything_is_loaded(mon
     with closing(socket.create_server(("127.0.0.1", 0))) as taken, pytest.raises(SystemExit) as ended:
         app.main(port=taken.getsockname()[1])
     assert str(ended.value).startswith("host and port must be free to listen on, got 127.0.0.1:")
-
-
-# The page in a browser
-
-
-def ask(tab: "Tab", prompt: str) -> None:
-    # Until the button is back, the request before has not quite ended, and Gradio ignores another.
-    tab.get_by_role("button", name="Draw").wait_for()
-    tab.get_by_label("Prompt").fill(prompt)
-    tab.get_by_label("Prompt").press("Enter")
-
-
-def wait_for_gallery(tab: "Tab", candidates: int) -> list[str]:
-    """The captions, once the ranked gallery is there."""
-    tab.get_by_text(f"{candidates} drawn in").wait_for()
-    return tab.locator("#gallery .grid-container .caption-label").all_inner_texts()
-
-
-def set_candidates(tab: "Tab", candidates: float) -> None:
-    if not tab.get_by_placeholder("random").is_visible():
-        tab.get_by_role("button", name="Settings").click()
-        tab.get_by_placeholder("random").wait_for()
-    set_number(tab, "Candidates", candidates)
-
-
-def set_number(tab: "Tab", label: str, value: float) -> None:
-    tab.get_by_label(label).fill(f"{value:g}")
-    tab.get_by_label(label).press("Tab")
-
-
-@pytest.mark.browser
-def test_prompt_becomes_previews_then_a_ranked_gallery(
-    page: "Page", slow_address: str, requested_hosts: set[str]
-) -> None:
-    page.goto(slow_address)
-    ask(page, "a cat left of a pizza")
-    page.get_by_text(re.compile(r"drawing row \d+ of \d+")).wait_for()
-    page.locator("#previews img").first.wait_for()
-    assert page.locator("#previews img").count() == 9
-    captions = wait_for_gallery(page, 9)
-    found = [re.fullmatch(r"#(\d+) · score (-?\d\.\d{3}) · seed (\d+) · candidate (\d)", c) for c in captions]
-    ranks, scores, seeds, indices = zip(*(match.groups() for match in found if match), strict=True)
-    assert ranks == tuple(str(rank) for rank in range(1, 10))
-    assert list(scores) == sorted(scores, key=float, reverse=True)
-    assert len(set(seeds)) == 1
-    assert sorted(indices) == [str(i) for i in range(9)]
-    loaded = "() => [...document.querySelectorAll('#gallery .grid-container img')].filter(i => i.naturalWidth).length"
-    page.wait_for_function(f"({loaded})() == 9")
-    assert page.get_by_role("button", name=f"Reuse seed {seeds[0]}").is_visible()
-    assert re.search(r"seconds per image \d+\.\d\d", page.locator("#about").inner_text())
-    assert requested_hosts == {"127.0.0.1"}
-
-
-@pytest.mark.browser
-def test_downloaded_picture_says_how_it_was_made(page: "Page", address: str, tmp_path: Path) -> None:
-    page.goto(address)
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_placeholder("random").fill("7")
-    page.get_by_role("button", name=app.EXAMPLES[0]).click()
-    page.wait_for_function("text => document.querySelector('textarea').value === text", arg=app.EXAMPLES[0])
-    page.get_by_role("button", name="Draw").click()
-    wait_for_gallery(page, 9)
-    page.get_by_label("Thumbnail 1 of 9").first.click()
-    with page.expect_download() as download:
-        page.get_by_label("Download", exact=True).click()
-    assert re.fullmatch(r"[\w-]+-seed7-01\.png", download.value.suggested_filename)
-    download.value.save_as(tmp_path / "best.png")
-    text = read_metadata(tmp_path / "best.png")
-    assert (text["prompt"], text["seed"], text["model"]) == (app.EXAMPLES[0], "7", "emoji")
-    assert dalle_mini.SamplingParams(**json.loads(text["settings"])).seed == 7
-
-
-@pytest.mark.browser
-def test_used_seed_draws_the_same_pictures_again(page: "Page", slow_address: str) -> None:
-    page.goto(slow_address)
-    set_candidates(page, 2)
-    ask(page, "a tiny dog")
-    captions = wait_for_gallery(page, 2)
-    page.get_by_role("button", name="Reuse seed").click()
-    page.wait_for_function("() => document.querySelector('[placeholder=random]').value !== ''")
-    ask(page, "a tiny dog")
-    page.get_by_text("drawing row").wait_for()
-    assert wait_for_gallery(page, 2) == captions
-
-
-@pytest.mark.browser
-def test_stop_ends_the_drawing_and_the_next_request_works(page: "Page", slow_address: str, slow: Slow) -> None:
-    page.goto(slow_address)
-    set_candidates(page, 1)
-    before = slow.closed_early
-    ask(page, "a tiny dog")
-    page.get_by_text("drawing row").wait_for()
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_text("stopped").wait_for()
-    assert eventually(lambda: slow.closed_early == before + 1)
-    ask(page, "a tiny dog")
-    assert len(wait_for_gallery(page, 1)) == 1
-
-
-@pytest.mark.browser
-def test_place_in_line_is_shown_and_stop_leaves_the_line(
-    page: "Page", address: str, emoji: dalle_mini.Pipeline, crowded: None
-) -> None:
-    page.goto(address)
-    ask(page, "a tiny dog")
-    page.get_by_text("waiting: place 2 in line").wait_for()
-    page.get_by_label("Prompt").press("Enter")  # asks for nothing while a request is there, and hides nothing
-    page.wait_for_timeout(500)
-    assert page.get_by_text("waiting: place 2 in line").is_visible()
-    assert emoji.scheduler.waiting == 3
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_text("stopped").wait_for()
-    assert eventually(lambda: emoji.scheduler.waiting == 2)
-
-
-@pytest.mark.browser
-def test_closed_tab_leaves_the_line(
-    page: "Page", address: str, emoji: dalle_mini.Pipeline, crowded: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(visits, "LEFT", 0.5)
-    page.goto(address)
-    ask(page, "a tiny dog")
-    page.get_by_text("waiting: place 2 in line").wait_for()
-    page.close()
-    assert eventually(lambda: emoji.scheduler.waiting == 2)
-
-
-@pytest.mark.browser
-def test_closed_tab_frees_its_slots(
-    page: "Page", slow_address: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(visits, "LEFT", 0.5)  # the drawing itself takes seconds
-    before = slow.closed_early
-    page.goto(slow_address)
-    ask(page, "a tiny dog")
-    page.get_by_text("drawing row").wait_for()
-    page.close()
-    assert eventually(lambda: slow.closed_early == before + 1)
-    assert eventually(lambda: slow.pipeline.scheduler.slots_in_use == 0)
-
-
-@pytest.mark.browser
-def test_bad_input_on_the_page_is_told_in_one_sentence_and_the_next_request_works(page: "Page", address: str) -> None:
-    page.goto(address)
-    ask(page, "  ")
-    page.get_by_text("prompt must not be empty, got").wait_for()
-    set_candidates(page, 2.5)
-    ask(page, "a tiny dog")
-    page.get_by_text("num_candidates must be a whole number from 1 to 16, got 2.5").wait_for()
-    set_candidates(page, 1)
-    for label, value, usual in (("Temperature", 0, 0.7), ("Top-p", 1.5, 1), ("Top-k", -3, 50)):
-        set_number(page, label, value)
-        ask(page, "a tiny dog")
-        page.get_by_text(re.compile(rf"{label.lower().replace('-', '_')} must be .*, got {value}\b")).wait_for()
-        set_number(page, label, usual)
-    for seed in ("-1", "seven", "<img src=x>"):
-        page.get_by_placeholder("random").fill(seed)
-        ask(page, "a tiny dog")
-        page.get_by_text(re.compile(rf"seed must be a whole number .*, got '?{re.escape(seed)}")).wait_for()
-    page.get_by_placeholder("random").fill("")
-    ask(page, "a tiny dog")
-    assert len(wait_for_gallery(page, 1)) == 1
-
-
-@pytest.mark.browser
-def test_odd_prompts_are_drawn_from_the_page_and_a_long_one_is_cut_and_said_so(page: "Page", address: str) -> None:
-    page.goto(address)
-    set_candidates(page, 1)
-    ask(page, ODD_PROMPTS[0])
-    wait_for_gallery(page, 1)
-    page.get_by_role("button", name="Draw").wait_for()
-    page.reload()
-    set_candidates(page, 1)
-    ask(page, "a cat and " * 1000)
-    page.get_by_text("is longer than the model reads and was cut to").wait_for()
-    assert len(wait_for_gallery(page, 1)) == 1
-
-
-@pytest.mark.browser
-def test_model_cards_are_on_the_page(page: "Page", address: str, emoji: dalle_mini.Pipeline) -> None:
-    page.goto(address)
-    shown = page.locator("#card")
-    shown.get_by_text("general-purpose image compressor").wait_for()
-    links = [link.get_attribute("href") or "" for link in shown.get_by_role("link").all()]
-    for wanted in CARD_LINKS:
-        assert any(wanted in link for link in links), wanted
-    assert "Noto Color Emoji" in shown.inner_text(), "the loaded model's own card"
-    assert shown.locator("img").count() == 0
-
-
-@pytest.mark.browser
-def test_page_fits_a_frame_360_pixels_wide(phone: "Page", address: str, requested_hosts: set[str]) -> None:
-    phone.set_content(f'<body style="margin: 0"><iframe src="{address}" width="360" height="780" style="border: 0">')
-    frame = phone.frame_locator("iframe")
-    set_candidates(frame, 3)
-    ask(frame, "a red apple on a blue background")
-    assert len(wait_for_gallery(frame, 3)) == 3
-    width = "document.documentElement.scrollWidth"
-    assert phone.frames[1].evaluate(width) == 360
-    columns = (
-        "getComputedStyle(document.querySelector('#gallery .grid-container')).gridTemplateColumns.split(' ').length"
-    )
-    assert phone.frames[1].evaluate(columns) == 2
-    assert requested_hosts == {"127.0.0.1"}
-
-
-@pytest.mark.browser
-def test_opened_picture_and_its_caption_are_in_sight_wherever_the_page_was(phone: "Page", address: str) -> None:
-    phone.goto(address)
-    ask(phone, "a red apple")
-    wait_for_gallery(phone, 9)
-    phone.get_by_label("Thumbnail 9 of 9").first.click()
-    for part in (".media-button img", ".caption"):
-        box = phone.locator(f"#gallery .preview {part}").bounding_box()
-        assert box
-        assert box["x"] >= 0 <= box["y"], part
-        assert box["x"] + box["width"] <= 360, part
-        assert box["y"] + box["height"] <= 780, part
-
-
-@pytest.mark.browser
-def test_blog_post_with_the_app_embedded_works(phone: "Page", address: str) -> None:
-    post = (app.ASSETS / "embed.html").read_text(encoding="utf-8")
-    phone.set_content(post.replace("http://127.0.0.1:7860/", address))
-    phone.frame_locator("iframe").get_by_role("button", name="Draw").wait_for()
-    assert phone.evaluate("document.documentElement.scrollWidth") == 360

@@ -45,8 +45,10 @@ OPEN = {
     "/gradio_api/startup-events": "GET",
     "/healthz": "GET",
     "/leave": "POST",
+    "/stop": "POST",
     "/manifest.json": "GET",
     "/metrics": "GET",
+    "/preview.jpg": "GET",
     "/reconstruct": "POST",
     "/robots.txt": "GET",
     "/static/{path:path}": "GET",
@@ -278,6 +280,7 @@ REFUSED = [
     ),
     ("/reconstruct", {"picture": "cat.png"}, "picture must be a data URL or base64, got 'cat.png'"),
     ("/leave", {"tab": "../a"}, "tab must be 1 to 64 letters and digits, got '../a'"),
+    ("/stop", {"tab": "a", "drawing": "b c"}, "drawing must be 1 to 64 letters and digits, got 'b c'"),
     ("/gradio_api/cancel", {"session_hash": "a"}, "event_id must be 1 to 64 letters and digits, got 'None'"),
 ]
 

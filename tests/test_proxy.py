@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from patience import eventually
+from visitor import ask, wait_for_gallery
 
 import app
 import dalle_mini
@@ -125,13 +126,8 @@ def test_the_page_draws_behind_nginx_and_asks_nobody_else(
         page, hosts = context.new_page(), set[bytes]()
         context.on("request", lambda request: hosts.add(httpx.URL(request.url).netloc))
         page.goto(proxied[place])
-        page.get_by_label("Prompt").fill("a tiny dog")
-        page.get_by_label("Prompt").press("Enter")
-        page.get_by_text("9 drawn in").wait_for()
-        shown = (
-            "() => [...document.querySelectorAll('#gallery .grid-container img')].filter(i => i.naturalWidth).length"
-        )
-        page.wait_for_function(f"({shown})() == 9")
+        ask(page, "a tiny dog")
+        assert wait_for_gallery(page, 9)
         with page.expect_response(f"{proxied[place]}leave") as left:
             page.evaluate("() => dispatchEvent(new Event('pagehide'))")
         assert left.value.status == 204

@@ -1,5 +1,6 @@
 """Coming back to the page in a real browser: after a reload, and through a proxy that breaks off while it draws."""
 
+import re
 import shutil
 import socket
 import threading
@@ -7,17 +8,21 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from patience import eventually
 from slow_pipeline import Slow
-from test_app import ask, set_candidates, wait_for_gallery
+from visitor import PROMPT, ask, open_settings, pictures, set_candidates, set_seed, wait_for_gallery
+
+from dalle_mini.web.answers import Answers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
+IDLE = "Drawn before by this model"
+ROW = re.compile(r"row \d of 8")
 
 
 class Proxy:
@@ -73,18 +78,16 @@ def proxy(slow_address: str) -> Iterator[Proxy]:
 def begin(page: "Page", address: str, candidates: int = 2, seed: str = "77") -> None:
     page.goto(address)
     set_candidates(page, candidates)
-    page.get_by_placeholder("random").fill(seed)
-    ask(page, "a tiny dog")
-    page.get_by_text("drawing row").wait_for()
+    set_seed(page, seed)
+    ask(page, "a robot under a rainbow")
+    page.get_by_text(ROW).wait_for()
 
 
 def fields(page: "Page") -> list[str]:
     """Prompt, candidates and seed."""
-    if not page.get_by_placeholder("random").is_visible():
-        page.get_by_role("button", name="Settings").click()
-        page.get_by_placeholder("random").wait_for()
-    shown = (page.get_by_label("Prompt"), page.get_by_label("Candidates"), page.get_by_placeholder("random"))
-    return [part.input_value() for part in shown]
+    open_settings(page)
+    number = page.locator("#set-num_candidates input[type=number]")
+    return [part.input_value() for part in (page.get_by_label(PROMPT), number, page.get_by_placeholder("random"))]
 
 
 def test_a_connection_that_breaks_off_loses_nothing_and_draws_once(page: "Page", proxy: Proxy, slow: Slow) -> None:
@@ -94,13 +97,9 @@ def test_a_connection_that_breaks_off_loses_nothing_and_draws_once(page: "Page",
     proxy.cut()
     page.wait_for_timeout(3000)
     proxy.mend()
-    captions = wait_for_gallery(page, 2)
-    assert all("seed 77" in caption for caption in captions)
-    loaded = "() => [...document.querySelectorAll('#gallery .grid-container img')].filter(i => i.naturalWidth).length"
-    page.wait_for_function(f"({loaded})() == 2")
-    assert fields(page) == ["a tiny dog", "2", "77"]
-    assert page.get_by_role("button", name="Reuse seed 77").is_visible()
-    page.get_by_role("button", name="Draw").wait_for()
+    wait_for_gallery(page, 2)
+    page.get_by_text("Seed 77").wait_for()
+    assert fields(page) == ["a robot under a rainbow", "2", "77"]
     assert (slow.begun, slow.pipeline.scheduler.slots_in_use) == (before + 1, 0)
 
 
@@ -111,26 +110,24 @@ def test_a_reload_goes_on_with_the_previews_and_a_second_one_has_the_answer(
     monkeypatch.setattr(slow, "pause", lambda: gate.wait(1))
     begin(page, slow_address)
     page.reload()
-    page.get_by_text("drawing row").wait_for()
-    page.locator("#previews img").first.wait_for()
+    page.get_by_text("Drawing: a robot under a rainbow").wait_for()
+    page.locator("#stage .waiting img").first.wait_for()
     page.get_by_role("button", name="Stop").wait_for()
-    assert not page.get_by_role("button", name="Draw").is_visible()
     gate.set()
-    captions = wait_for_gallery(page, 2)
-    page.get_by_role("button", name="Draw").wait_for()
+    found = wait_for_gallery(page, 2)
     page.reload()
-    assert wait_for_gallery(page, 2) == captions
-    assert fields(page) == ["a tiny dog", "2", "77"]
+    assert wait_for_gallery(page, 2) == found
+    assert fields(page) == ["a robot under a rainbow", "2", "77"]
     other = page.context.new_page()
     other.goto(slow_address)
-    other.get_by_text("Nothing drawn yet.").wait_for()
+    other.get_by_text(IDLE).wait_for()
     other.wait_for_timeout(500)
-    assert other.get_by_text("Nothing drawn yet.").is_visible(), "another tab's"
+    assert other.get_by_text(IDLE).is_visible(), "another tab's"
     assert fields(other) == ["", "9", ""]
     assert slow.begun == before + 1
-    ask(page, "a red apple")  # and the page works as ever
-    page.get_by_text("drawing row").wait_for()
-    wait_for_gallery(page, 2)
+    ask(page, "three hearts")  # and the page works as ever
+    page.get_by_text("Drawing: three hearts").wait_for()
+    assert wait_for_gallery(page, 2) != found
 
 
 def test_stop_after_a_reload_ends_the_drawing(
@@ -141,38 +138,46 @@ def test_stop_after_a_reload_ends_the_drawing(
     begin(page, slow_address)
     page.reload()
     page.get_by_role("button", name="Stop").click()
-    page.get_by_text("stopped").wait_for()
-    page.get_by_role("button", name="Draw").wait_for()
+    page.get_by_text("Stopped.").wait_for()
     assert eventually(lambda: slow.closed_early == before + 1)
     assert eventually(lambda: slow.pipeline.scheduler.slots_in_use == 0)
 
 
 def test_an_error_is_told_on_return(page: "Page", slow_address: str) -> None:
     page.goto(slow_address)
-    set_candidates(page, 17)
+    set_candidates(page, 1)
+    set_seed(page, "seven")
     ask(page, "a tiny dog")
-    told = page.get_by_text("num_candidates must be a whole number from 1 to 16, got 17")
+    told = page.get_by_text("Seed must be a whole number from 0 to 4294967295, got 'seven'")
     told.wait_for()
     page.reload()
     told.wait_for()
-    assert fields(page) == ["a tiny dog", "17", ""]
-    set_candidates(page, 1)
+    assert fields(page) == ["a tiny dog", "1", "seven"]
+    set_seed(page, "")
     ask(page, "a tiny dog")
     assert len(wait_for_gallery(page, 1)) == 1
 
 
-def test_fields_are_kept_without_drawing_and_an_answer_whose_files_are_gone_is_not_shown(
-    page: "Page", slow_address: str
+def test_fields_are_kept_without_drawing_and_a_gallery_outlives_its_files(
+    page: "Page", slow_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folders: list[Path] = []
+    save = Answers.save
+
+    def noting(self: Answers, *rest: Any) -> list[Path]:
+        paths = save(self, *rest)
+        folders.append(paths[0].parent)
+        return paths
+
+    monkeypatch.setattr(Answers, "save", noting)
     page.goto(slow_address)
     set_candidates(page, 1)
     ask(page, "a tiny dog")
-    wait_for_gallery(page, 1)
-    source = page.locator("#gallery img").first.get_attribute("src") or ""
-    shutil.rmtree(Path(source.partition("file=")[2]).parent)
-    page.get_by_label("Prompt").fill("a cat")
+    found = wait_for_gallery(page, 1)
+    shutil.rmtree(folders[0])
+    page.get_by_label(PROMPT).fill("a cat")
     page.wait_for_function("() => sessionStorage.fields.includes('a cat')")
     page.reload()
     page.wait_for_function("() => document.querySelector('textarea')?.value === 'a cat'")
-    page.wait_for_timeout(500)
-    assert page.get_by_text("Nothing drawn yet.").is_visible()
+    page.locator("#stage .ranked").wait_for()
+    assert pictures(page) == found, "the browser has it"

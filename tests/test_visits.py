@@ -119,6 +119,42 @@ def test_the_next_drawing_of_a_tab_ends_the_one_before_unless_somebody_watches_i
     assert is_given_up(third)
 
 
+def test_a_drawing_that_is_stopped_before_it_begins_never_does(drawing: Drawing) -> None:
+    """The two are told on two connections."""
+    visits, next_one = Visits(), Drawing()
+    visits.stop("tab", "first")
+    assert list(visits.begin("tab", drawing.events(), "first")) == []
+    assert visits.find("tab") is None
+    assert next(visits.begin("tab", next_one.events(), "second")) == 1
+    visits.stop("tab", "first")
+    assert not is_given_up(next_one, 0.1), "another drawing's name"
+    visits.stop("tab", "second")
+    assert is_given_up(next_one)
+
+
+def test_who_watches_what_is_stopped_need_not_wait_for_its_next_event() -> None:
+    def asleep() -> Generator[Any, None, None]:
+        yield 1
+        gate.wait(30)
+
+    visits, gate = Visits(), threading.Event()
+    watched = visits.begin("tab", asleep(), "first")
+    assert next(watched) == 1
+    visits.stop("tab", "first")
+    assert list(watched) == []
+    gate.set()
+
+
+def test_a_drawing_begins_when_the_stopped_one_has_given_its_place_back(drawing: Drawing) -> None:
+    visits, other = Visits(), Drawing()
+    watched = visits.begin("tab", drawing.events(), "first")
+    next(watched)
+    visits.stop("tab", "first")
+    visits.begin("tab", other.events(), "second")
+    assert drawing.closed.is_set()
+    visits.close()
+
+
 @pytest.mark.parametrize("tab", ["", "../a", "a b", "a" * 65])
 def test_without_an_id_a_drawing_ends_with_its_watcher(drawing: Drawing, tab: str) -> None:
     visits = Visits()

@@ -18,7 +18,10 @@ UNDRAWN = 128  # the grey of what is not drawn yet
 
 
 class Previews:
-    """`images`: the newest pictures, one for each candidate; another list only where one of them has changed."""
+    """`images`: the newest pictures, one for each candidate; another list only where one of them has changed.
+
+    `painted`: codes that every one of them shows, at least.
+    """
 
     def __init__(
         self, paint: Batcher[np.ndarray, np.ndarray], *, candidates: int, image_length: int, resolution: int
@@ -26,6 +29,7 @@ class Previews:
         self._paint, self._length, self._resolution = paint, image_length, resolution
         self._blank = Image.new("RGB", (resolution, resolution), (UNDRAWN,) * 3)
         self.images = [self._blank] * candidates
+        self.painted = 0
         self._drawn: list[int] = []  # codes of every candidate that are, or are being, painted
         self._jobs: dict[int, Future[np.ndarray]] = {}  # by candidate
         self._asked, self._next = 0.0, 0.0
@@ -40,7 +44,7 @@ class Previews:
             self._asked, self._drawn = now, drawn
             self._jobs = dict(zip(begun, self._paint.submit(grids, urgent=False), strict=True))
         if self._jobs and not wait(self._jobs.values(), max(0.0, self._asked + PATIENCE - now)).not_done:
-            self.images = [self._cut(i) for i in range(len(codes))]
+            self.images, self.painted = [self._cut(i) for i in range(len(codes))], min(self._drawn)
             self._jobs, now = {}, time.perf_counter()
             self._next = now + (now - self._asked)
         return self.images

@@ -30,8 +30,8 @@ ENDPOINT = "(?:generate|complete|vary)"
 ROUTES = {
     r"/": READ,
     r"/(healthz|metrics)": READ,
-    r"/(leave|reconstruct)": ("POST",),
-    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json)": READ,
+    r"/(leave|stop|reconstruct)": ("POST",),
+    r"/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|preview\.jpg)": READ,
     r"/(assets|static)/.+": READ,
     r"/gradio_api/(info|startup-events|app_id)": READ,
     r"/gradio_api/file=.+": READ,
@@ -146,6 +146,8 @@ class Door:
             _check_event(sent, self._events[path])
         elif path == "/leave":
             _check_strings(sent, "tab")
+        elif path == "/stop":
+            _check_strings(sent, "tab", "drawing")
         elif path == "/reconstruct":
             _check_picture(sent)
         else:

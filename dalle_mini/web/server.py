@@ -32,7 +32,8 @@ LONGEST_GRACE = 86400.0
 def new_app(pipeline: Pipeline, answers: Answers, visits: Visits) -> FastAPI:
     """/healthz: 200 where requests are taken, 503 otherwise, and the state in words. /metrics: see metrics.py.
 
-    /leave: a tab says that its page goes. /reconstruct: see reconstruct.py.
+    /leave: a tab says that its page goes. /stop: that a drawing of its is not wanted any more. /reconstruct: see
+    reconstruct.py.
     """
     app = FastAPI(openapi_url=None)
 
@@ -55,6 +56,10 @@ def new_app(pipeline: Pipeline, answers: Answers, visits: Visits) -> FastAPI:
     @app.post("/leave", status_code=204)
     def leave(tab: Annotated[str, Body(embed=True)]) -> None:
         visits.leave(tab)
+
+    @app.post("/stop", status_code=204)
+    def stop(tab: Annotated[str, Body()], drawing: Annotated[str, Body()]) -> None:
+        visits.stop(tab, drawing)
 
     app.include_router(reconstruct_route(pipeline))
     return app

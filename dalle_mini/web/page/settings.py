@@ -4,25 +4,35 @@ import re
 
 from dalle_mini.sampling_params import MAX_CANDIDATES, SamplingParams
 from dalle_mini.web.page import gr
+from dalle_mini.web.page.words import say
 
-# Setting: label, step, what it does. No ends: SamplingParams refuses what cannot be, where Gradio would change it.
-NUMBERS = {
-    "num_candidates": ("Candidates", 1, f"Pictures to draw and rank, up to {MAX_CANDIDATES}"),
-    "condition_scale": ("Condition scale", 0.1, "How closely to follow the prompt"),
-    "temperature": ("Temperature", 0.05, "Higher is more varied"),
-    "top_k": ("Top-k", 1, "Only the k likeliest codes; 0 is off"),
-    "top_p": ("Top-p", 0.05, "Only the likeliest codes, up to this probability; 1 is off"),
+# Setting: ends of its slider and step. What can be asked for reaches further: SamplingParams has the rules.
+SLIDERS = {
+    "num_candidates": (1, MAX_CANDIDATES, 1),
+    "temperature": (0.05, 2, 0.05),
+    "condition_scale": (0, 20, 0.1),
+    "top_k": (0, 1000, 1),
+    "top_p": (0.05, 1, 0.05),
 }
 
 
-def settings_panel(defaults: SamplingParams) -> dict[str, gr.Number | gr.Textbox]:
-    controls: dict[str, gr.Number | gr.Textbox] = {}
-    for name, (label, step, info) in NUMBERS.items():
-        value = getattr(defaults, name)
-        controls[name] = gr.Number(value, step=step, label=label, info=info, min_width=240)
-    # Not a Number, which shows 0 where it has no value.
-    info = "The same seed, the same pictures"
-    controls["seed"] = gr.Textbox(label="Seed", placeholder="random", info=info, min_width=240)
+def settings_panel(defaults: SamplingParams) -> dict[str, gr.Slider | gr.Textbox]:
+    controls: dict[str, gr.Slider | gr.Textbox] = {}
+    for name, (least, most, step) in SLIDERS.items():
+        controls[name] = gr.Slider(
+            least,
+            most,
+            getattr(defaults, name),
+            step=step,
+            label=say(name),
+            info=say(f"{name}-info"),
+            min_width=240,
+            elem_id=f"set-{name}",
+        )
+    # Not a number, which shows 0 where it has no value.
+    controls["seed"] = gr.Textbox(
+        label=say("seed"), placeholder=say("random"), info=say("seed-info"), min_width=240, elem_id="set-seed"
+    )
     return controls
 
 

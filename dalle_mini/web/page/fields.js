@@ -1,0 +1,29 @@
+// The fields of the page: a refused value is told at its field, in the words of its label.
+window.fields = (() => {
+  const panel = () => document.querySelector("#settings button[aria-expanded]");
+  return {
+    open: (then) => {
+      if (!panel()) return setTimeout(() => fields.open(then), 50);
+      if (panel().ariaExpanded === "false") panel().click();
+      setTimeout(then); // Gradio has the fields of a panel when it is open
+    },
+    forgive: () => document.querySelectorAll(".refused").forEach((each) => each.remove()),
+    refuse: (refused, setting) => {
+      fields.forgive();
+      const told = make("p", { className: "refused", id: "refused" });
+      told.setAttribute("role", "alert");
+      told.textContent = setting ? refused.replace(setting, say(setting)) : refused;
+      const place = () => document.getElementById(setting === "prompt" || !setting ? "bar" : `set-${setting}`);
+      const put = () => {
+        if (!place()) return setTimeout(put, 50);
+        if (place().id === "bar") place().after(told);
+        else place().append(told);
+        const input = place().querySelector("textarea, input");
+        input.setAttribute("aria-describedby", "refused");
+        if (setting) input.focus();
+      };
+      if (setting && setting !== "prompt") fields.open(put);
+      else put();
+    },
+  };
+})();

@@ -1,0 +1,69 @@
+// A picture that is opened: a dialog over the page. Arrows and swipes go on, Escape closes; the focus returns to its tile.
+window.opened = (() => {
+  let value = null;
+  let at = 0;
+  const dialog = () => document.querySelector("dialog.opened");
+  const button = (name, action, className = "") => {
+    const found = make("button", { type: "button", className, textContent: say(name) });
+    found.onclick = () => action(found);
+    return found;
+  };
+  const copy = (text) => async (found) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      found.textContent = say("copied");
+    } catch {
+      prompt(say("copy"), text); // a frame may have no clipboard
+    }
+  };
+  const show = (next) => {
+    const { tiles, prompt: asked } = value;
+    at = (next + tiles.length) % tiles.length;
+    const { picture, score, ranks } = tiles[at];
+    const [image, heading, facts, buttons] = ["img", "h2", ".facts", ".buttons"].map((name) => dialog().querySelector(name));
+    image.src = picture;
+    image.alt = say("alt", { rank: at + 1, of: tiles.length, prompt: asked });
+    heading.textContent = asked;
+    const parts = [say("rank", { rank: at + 1, of: tiles.length }), say("seed-of", value)];
+    if (score !== null) parts.splice(1, 0, say("match", { percent: gallery.percent(score) }));
+    if (ranks.length > 1) parts.push(say("same", { number: ranks.length }));
+    facts.textContent = parts.join(" · ");
+    buttons.replaceChildren(...opened.actions(value, tiles[at]));
+    for (const each of dialog().querySelectorAll(".previous, .next")) each.hidden = tiles.length < 2;
+  };
+  const prepare = (found) => {
+    let from = null;
+    found.querySelector(".previous").onclick = () => show(at - 1);
+    found.querySelector(".next").onclick = () => show(at + 1);
+    found.onkeydown = ({ key }) => ({ ArrowLeft: () => show(at - 1), ArrowRight: () => show(at + 1) })[key]?.();
+    found.onclick = (event) => event.target === found && found.close(); // beside it
+    found.onpointerdown = (event) => (from = event.clientX);
+    found.onpointerup = (event) => {
+      const way = event.clientX - (from ?? event.clientX);
+      if (Math.abs(way) > 40) show(at + (way < 0 ? 1 : -1));
+      from = null;
+    };
+  };
+  return {
+    open: (gallery, i) => {
+      value = gallery;
+      if (!dialog().onkeydown) prepare(dialog());
+      show(i);
+      dialog().showModal();
+    },
+    // What can be done with a picture of a gallery.
+    actions: (of, { picture, name }) => [
+      // Gradio takes the clicks of links in the page for its own.
+      button("download", () => make("a", { href: picture, download: name }).click(), "main"),
+      button("link", copy(share.link(of))),
+      button("again", () => {
+        dialog().close();
+        drawing.draw({ ...of.settings, prompt: of.prompt, seed: "" });
+      }),
+      button("keep", () => {
+        dialog().close();
+        fields.open(() => drawing.fill({ ...of.settings, prompt: of.prompt, seed: String(of.seed) }));
+      }),
+    ],
+  };
+})();

@@ -1,0 +1,62 @@
+"""What stands in the HTML before Gradio's scripts: our head, and what a link to the page looks like elsewhere.
+
+Contract: ASGI around Gradio. Of the page's HTML the tags for previews are replaced by ours, and `head` comes before
+Gradio's first script: what Gradio itself takes as a head, it puts in when it has read the language of the browser.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+TITLE = "DALL·E mini: words become pictures"
+DESCRIPTION = "Say what you would like to see. A small model draws it nine times and puts the best first."
+PICTURE = "/preview.jpg"
+GRADIOS = re.compile(r'<meta\s+(?:property="og:|name="twitter:|name="description")[^>]*>\s*')
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Any, Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+
+class OurHead:
+    def __init__(self, app: App, *, head: str) -> None:
+        self._app, self._head = app, head
+
+    async def __call__(self, scope: Scope, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        if scope["type"] != "http" or scope["path"] != "/":
+            return await self._app(scope, receive, send)
+        start: dict[str, Any] = {}
+        body = b""
+
+        async def rewrite(message: Any) -> None:
+            nonlocal body
+            if message["type"] == "http.response.start":
+                start.update(message)
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            changed = with_head(body.decode(), self._head).encode()
+            headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
+            await send({**start, "headers": [*headers, (b"content-length", str(len(changed)).encode())]})
+            await send({"type": "http.response.body", "body": changed})
+
+        await self._app(scope, receive, rewrite)
+
+
+def with_head(page: str, head: str) -> str:
+    found = re.search(r'"root":\s*"([^"]*)"', page)
+    address = found[1].rstrip("/") if found else ""
+    tags = {
+        "og:title": TITLE,
+        "og:description": DESCRIPTION,
+        "og:type": "website",
+        "og:url": f"{address}/",
+        "og:image": address + PICTURE,
+        "og:image:alt": "Eight small pictures that the model drew",
+        "twitter:card": "summary_large_image",
+    }
+    ours = f'<meta name="description" content="{DESCRIPTION}">' + "".join(
+        f'<meta {"name" if name.startswith("twitter") else "property"}="{name}" content="{content}">'
+        for name, content in tags.items()
+    )
+    return GRADIOS.sub("", page).replace("<style>", f"{ours}{head}<style>", 1)

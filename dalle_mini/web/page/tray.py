@@ -1,0 +1,60 @@
+"""What I can draw: the things a model knows, to be tapped to a sentence, and what it does not know of a prompt.
+
+Only for models that list their words (dalle_mini/vocabulary.py).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import emoji
+
+from dalle_mini.vocabulary import Vocabulary, forms
+from dalle_mini.web.page import gr
+from dalle_mini.web.page.drawing import OWN, Page
+
+FOLDER = Path(__file__).parent
+MOST = 500  # things that are shown
+# What stands before a thing, and what after it; shown where a model knows all of its words.
+BEFORE = ("two", "three", "four", "tiny", "small", "big", "huge")
+BETWEEN = ("left of", "right of", "above", "under")
+AFTER = tuple(f"on a {colour} background" for colour in ("white", "yellow", "blue", "green", "pink", "purple"))
+
+
+def tray(vocabulary: Vocabulary | None) -> gr.HTML:
+    return gr.HTML(
+        {"known": known(vocabulary) if vocabulary else None},
+        html_template=(FOLDER / "tray.html").read_text(encoding="utf-8"),
+        js_on_load=(FOLDER / "tray.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="tray",
+    )
+
+
+def known(vocabulary: Vocabulary) -> dict[str, Any]:
+    """For the script: things as [name, plural, picture], and the words around them."""
+    words = set(vocabulary.words)
+    things = [[name, plural(name, others), picture(name)] for name, others in list(vocabulary.things.items())[:MOST]]
+    around = {"before": BEFORE, "between": BETWEEN, "after": AFTER}
+    return {"things": things} | {
+        place: [phrase for phrase in phrases if words.issuperset(phrase.split())] for place, phrases in around.items()
+    }
+
+
+def plural(name: str, others: Sequence[str]) -> str:
+    return next((other for other in others if name in forms(other)), others[0] if others else name)
+
+
+def picture(name: str) -> str:
+    """The emoji of this name, or nothing."""
+    found = emoji.emojize(f":{name.replace(' ', '_')}:", language="alias")
+    return found if emoji.is_emoji(found) else ""
+
+
+def connect_tray(page: Page, shown: gr.HTML, vocabulary: Vocabulary | None) -> None:
+    """While somebody types: the script asks when they pause."""
+
+    def look(prompt: str | None) -> dict[str, Any]:
+        return {"prompt": prompt, "notes": vocabulary.notes(prompt or "") if vocabulary else []}
+
+    shown.typed(look, page.prompt, shown, queue=False, trigger_mode="always_last", **OWN)

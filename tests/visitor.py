@@ -1,0 +1,47 @@
+"""What a visitor does on the page, for the tests that drive a browser."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import FrameLocator, Page
+
+    Tab = Page | FrameLocator
+
+PROMPT = "What shall I draw?"
+
+
+def ask(tab: "Tab", prompt: str) -> None:
+    tab.get_by_label(PROMPT).fill(prompt)
+    tab.get_by_label(PROMPT).press("Enter")
+
+
+def wait_for_gallery(tab: "Tab", candidates: int) -> list[str]:
+    """The pictures, best first, once the ranked gallery is there; equal ones are one."""
+    tab.get_by_text(f"{candidates} drawn in").wait_for()
+    return pictures(tab)
+
+
+def pictures(tab: "Tab") -> list[str]:
+    return [image.get_attribute("src") or "" for image in tab.locator("#stage .ranked .tile img").all()]
+
+
+def open_settings(tab: "Tab") -> None:
+    if not tab.get_by_placeholder("random").is_visible():
+        tab.get_by_role("button", name="Settings").click()
+        tab.get_by_placeholder("random").wait_for()
+
+
+def set_candidates(tab: "Tab", candidates: float) -> None:
+    set_number(tab, "num_candidates", candidates)
+
+
+def set_number(tab: "Tab", setting: str, value: float) -> None:
+    open_settings(tab)
+    field = tab.locator(f"#set-{setting} input[type=number]")
+    field.fill(f"{value:g}")
+    field.press("Tab")
+
+
+def set_seed(tab: "Tab", seed: str) -> None:
+    open_settings(tab)
+    tab.get_by_placeholder("random").fill(seed)
