@@ -174,8 +174,7 @@ def test_bad_setting_is_named_to_the_apis_client(client: Client, address: str, n
 
 def sent_as_text(address: str, data: list[Any]) -> str:
     url, body = f"{address}gradio_api/call/generate", json.dumps({"data": data})
-    event = httpx.post(url, content=body, headers={"content-type": "application/json"}).json()["event_id"]
-    return httpx.get(f"{url}/{event}").text
+    return httpx.post(url, content=body, headers={"content-type": "application/json"}).text
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n "])

@@ -73,7 +73,7 @@ def test_bad_setting_is_named_with_rule_and_value(
         ),
         (
             ["generate", "a cat", "--start", "nowhere.jpg"],
-            "error: start must be an image that can be read, got 'nowhere.jpg'",
+            "error: start must be an image that can be read, got 'nowhere.jpg' (No such file or directory)",
         ),
         (
             ["generate", "--vary", "nowhere.png"],

@@ -6,6 +6,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -119,7 +120,8 @@ def asked(door: Door) -> Asked:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://localhost") as client:
                 return await client.request(method, path, **rest)
 
-        return asyncio.run(asking())
+        with ThreadPoolExecutor(1) as pool:  # a browser of other tests may have a loop in this thread
+            return pool.submit(asyncio.run, asking()).result()
 
     return ask
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import app
 import dalle_mini
 from dalle_mini import __main__ as command_line
-from dalle_mini.commands import data, generate, report, train
+from dalle_mini.commands import compare, convert, data, generate, reconstruct, report, train
 from dalle_mini.web import server as web
 
 CALLS = int(os.environ.get("FUZZ_CALLS", "300"))
@@ -121,6 +121,9 @@ def test_every_answer_of_the_api_is_a_gallery_or_a_sentence_with_the_name_of_a_s
         url = f"gradio_api/{kind}/generate"
         answer = client.post(url, content=json.dumps(body))
         check_refusal(answer)
+        if answer.status_code == 422:
+            assert re.search("|".join(SETTINGS), answer.text), (body, answer.text)
+            return
         told = client.get(f"{url}/{answer.json()['event_id']}").text
         event, _, said = told.strip().split("\n\n")[-1].partition("\ndata: ")
         if event == "event: error":
@@ -147,7 +150,7 @@ def accept(*_: object, **__: object) -> None:
 NASTY = ("", " ", "-1", "0", "1", "nan", "inf", "-inf", "1e400", "99999999999999999999", "2.5", "seven", "\0", "é", "'")
 NASTY += ("/proc/nothing", "~", "--", "a=b", "10.0.0.0/33", "\udcff", "x" * 5000, "🐱", "a\nb")
 NEEDED = {"generate": ["a cat"], "reconstruct": ["/nothing.png"], "filter": ["/nothing"], "encode": ["/nothing"]}
-NEEDED |= {"publish": ["emoji", "--out=published"]}
+NEEDED |= {"publish": ["emoji", "--out=published"], "convert": ["published"], "compare": ["emoji"]}
 
 
 def options() -> Iterator[tuple[list[str], str]]:
@@ -172,7 +175,7 @@ def test_no_option_of_a_command_is_refused_without_its_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in (data, generate, report, train):
+    for module in (compare, convert, data, generate, reconstruct, report, train):
         monkeypatch.setattr(module, "make_folder", accept)
     begun = ("training.report.publish._write_parts", "bench.measure", "serving.crowd.server", "commands.doctor._looks")
     for name in begun:

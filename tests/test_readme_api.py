@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from PIL import Image
 
 import app
 import dalle_mini
@@ -34,9 +35,13 @@ def lines(language: str, address: str) -> str:
     return "".join(found).replace(PRINTED, address)
 
 
-def test_the_lines_for_a_shell_draw(address: str) -> None:
-    ended = subprocess.run(["bash", "-c", lines("bash", address)], capture_output=True, text=True, timeout=60)
-    (answer,) = json.loads(ended.stdout.strip().rpartition("data: ")[2])
+def test_the_lines_for_a_shell_draw_and_look_inside_a_picture(address: str, tmp_path: Path) -> None:
+    Image.effect_noise((80, 64), 50).save(tmp_path / "photo.jpg")
+    command = ["bash", "-c", lines("bash", address)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    drawn, _, kept = ended.stdout.strip().rpartition("data: ")[2].partition("\n")
+    (answer,), found = json.loads(drawn), json.loads(kept)
+    assert (len(found["codes"]), found["tokenizer"]) == (64, "VQGAN")
     assert len(answer["candidates"]) == 4
     assert httpx.get(answer["candidates"][0]["image"]["url"]).content.startswith(b"\x89PNG")
 

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def asker(pipeline: dalle_mini.Pipeline, folder: Path) -> Asked:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://localhost") as client:
                 return await client.post("/reconstruct", json=body)
 
-        return asyncio.run(asking())
+        with ThreadPoolExecutor(1) as pool:  # a browser of other tests may have a loop in this thread
+            return pool.submit(asyncio.run, asking()).result()
 
     return ask
 

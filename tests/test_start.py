@@ -53,7 +53,7 @@ def test_places_outside_the_grid_are_named_with_the_rule(keep: Any):
 )
 def test_a_start_that_is_none_is_named_with_the_rule(start: Any, rule: str):
     with pytest.raises(ValueError, match=f"^start must (be|have) {re.escape(rule)}"):
-        source(start, 2, **SIZES)
+        source(start, 2, None, **SIZES)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text"])
@@ -61,11 +61,11 @@ def test_a_picture_that_cannot_be_read_is_named(damage: str, tmp_path: Path):
     path = tmp_path / "photo.png"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:900] if damage == "cut" else b"not a picture")
-    with pytest.raises(ValueError, match=r"^start must be an image that can be read, got '.*photo\.png' \("):
-        source(path, 2, **SIZES)
+    with pytest.raises(ValueError, match=r"^start must be an image that can be read, .*, got '.*photo\.png' \("):
+        source(path, 2, None, **SIZES)
     if damage == "cut":  # Pillow opens it, and reads the pixels later
         with Image.open(path) as opened, pytest.raises(ValueError, match=r"^start must be .* read, got <PIL\.Png"):
-            source(opened, 2, **SIZES)
+            source(opened, 2, None, **SIZES)
 
 
 def test_the_middle_square_of_a_picture_is_what_counts(tmp_path: Path):
@@ -73,7 +73,7 @@ def test_the_middle_square_of_a_picture_is_what_counts(tmp_path: Path):
     picture.paste("blue", (40, 0, 80, 40))
     picture.save(tmp_path / "photo.png")
     for start in (picture, tmp_path / "photo.png"):
-        pixels = source(start, 2, **SIZES).pixels
+        pixels = source(start, 2, None, **SIZES).pixels
         assert pixels is not None
         assert pixels.shape == (32, 32, 3)
         assert (pixels[:, 2:-2] == (0, 0, 255)).all()
@@ -83,7 +83,7 @@ def test_a_transparent_picture_lies_on_white(tmp_path: Path):
     clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     clear.save(tmp_path / "photo.png")
     for start in (clear, tmp_path / "photo.png"):
-        assert (source(start, 2, **SIZES).pixels == 255).all()
+        assert (source(start, 2, None, **SIZES).pixels == 255).all()
 
 
 def test_a_start_goes_through_json_and_comes_back():
