@@ -199,7 +199,7 @@ def test_enter_control_enter_and_an_example_draw(page: "Page", address: str, qui
     page.get_by_label(PROMPT).press("Control+Enter")
     dog = wait_for_gallery(page, 1)
     page.locator("#examples").get_by_role("button", name="three hearts").click()
-    page.wait_for_function("() => document.querySelector('#stage .beside h2').textContent === 'three hearts'")
+    page.wait_for_function("() => document.querySelector('#stage .beside h2')?.textContent === 'three hearts'")
     assert pictures(page) != dog
     assert page.get_by_label(PROMPT).input_value() == "three hearts"
 
@@ -343,7 +343,7 @@ def test_odd_prompts_are_drawn_and_shown_as_text_and_a_long_one_is_cut_and_said_
     for odd in ("a cat\x00\x07\x1b[31m", "<img src=x onerror=alert(1)> {{value}} ${alert(1)} `", "قطة بجانب بيتزا"):
         ask(page, odd)
         page.get_by_text("1 drawn in").wait_for()
-        page.wait_for_function("text => document.querySelector('#stage .beside h2').textContent === text", arg=odd)
+        page.wait_for_function("text => document.querySelector('#stage .beside h2')?.textContent === text", arg=odd)
     ask(page, "a cat and " * 1000)
     page.get_by_text("is longer than the model reads and was cut to").wait_for()
 

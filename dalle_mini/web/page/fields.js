@@ -1,10 +1,10 @@
 // The fields of the page: a refused value is told at its field, in the words of its label.
 window.fields = (() => {
-  const panel = () => document.querySelector("#settings button[aria-expanded]");
+  const panel = () => document.querySelector("#settings button");
   return {
     open: (then) => {
       if (!panel()) return setTimeout(() => fields.open(then), 50);
-      if (panel().ariaExpanded === "false") panel().click();
+      if (!document.getElementById("set-seed")?.offsetParent) panel().click();
       setTimeout(then); // Gradio has the fields of a panel when it is open
     },
     forgive: () => document.querySelectorAll(".refused").forEach((each) => each.remove()),
