@@ -46,7 +46,7 @@ def wishes(number: int) -> list[Wish]:
 def draw(pipeline: "Pipeline", wish: Wish, *, events: int | None = None) -> np.ndarray | None:
     """The codes of a request, or None when it is cancelled after some events."""
     tokens = pipeline.tokenizer.encode(wish.prompt)
-    _, params = pipeline.checked(wish.prompt, wish.settings)
+    _, params, _ = pipeline.checked(wish.prompt, wish.settings)
     with closing(pipeline.scheduler.stream(tokens, params, visitor=wish.visitor)) as stream:
         for number, event in enumerate(stream):
             if number == events:

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_draws_pictures_of_the_dvae(run: Path):
-    with dalle_mini.load(run, rerank=False, slots=1) as pipeline:
+    with dalle_mini.load(run, rerank=False, slots=9) as pipeline:
         assert (pipeline.config.image_length, pipeline.config.codebook_size) == (1024, 8192)
         (candidate,) = pipeline.generate("a red car", num_candidates=1, seed=7)
         assert len(set(candidate.codes.tolist())) > 100
