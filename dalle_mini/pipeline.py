@@ -92,6 +92,10 @@ class Pipeline:
         params = dataclasses.replace(found.params, num_candidates=recipe["num_candidates"])
         return dataclasses.replace(found, params=params)
 
+    def reconstruct(self, picture: Image.Image) -> Reconstruction:
+        """What the model's codes keep of a picture: its centred square, encoded and decoded again."""
+        return reconstruct(self.vqgan, picture)
+
     def stream(
         self, prompt: str, *, visitor: str = "", previews: bool = True, **settings: Any
     ) -> Generator[Waiting | Preview | Gallery, None, None]:
@@ -241,10 +245,6 @@ class Pipeline:
         """Compile (or read from the disk) what the first gallery needs."""
         with closing(self._walk("warm-up", dataclasses.replace(self.defaults, seed=0), None, "", False)) as events:
             next(event for event in events if isinstance(event, Preview))
-
-    def reconstruct(self, picture: Image.Image) -> Reconstruction:
-        """What the model's codes keep of a picture: its centred square, encoded and decoded again."""
-        return reconstruct(self.vqgan, picture)
 
     def warm_up_rest(self) -> Iterator[None]:
         """One program after another, what a crowd needs, and who starts from a picture or wants one that tiles."""

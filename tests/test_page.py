@@ -8,7 +8,7 @@ import io
 import json
 import re
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -287,9 +287,9 @@ def test_closed_tab_leaves_the_line(
 
 
 def test_closed_tab_frees_its_slots(
-    page: "Page", slow_address: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
+    page: "Page", slow_address: str, slow: Slow, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visits, "LEFT", 0.5)  # the drawing itself takes seconds
+    monkeypatch.setattr(visits, "LEFT", 0.5)
     before = slow.closed_early
     page.goto(slow_address)
     ask(page, "a tiny dog")
@@ -481,7 +481,9 @@ def test_a_link_draws_what_it_names_and_is_in_the_address_after_each_drawing(pag
     assert re.search(r"prompt=a\+robot\+under\+a\+rainbow&num_candidates=3&seed=5$", page.url)
 
 
-def test_a_picture_of_ours_that_is_dropped_is_drawn_again_to_the_byte(page: "Page", address: str) -> None:
+def test_a_picture_of_ours_that_is_dropped_is_drawn_again_to_the_byte_or_not_at_all(
+    page: "Page", address: str, emoji: dalle_mini.Pipeline, tmp_path: Path
+) -> None:
     page.goto(address)
     set_number(page, "temperature", 1.5)
     ask(page, "a big strawberry über 🍓")
@@ -496,6 +498,10 @@ def test_a_picture_of_ours_that_is_dropped_is_drawn_again_to_the_byte(page: "Pag
     assert other.url == link
     drop(other, "other.png", "iVBORw0KGgo=")
     other.get_by_text("other.png is no picture of ours").wait_for()
+    tiled = emoji.generate("three hearts", num_candidates=1, seed=1, seamless="both")[0]
+    tiled.save_png(tmp_path / "tiled.png")
+    drop(other, "tiled.png", b64encode((tmp_path / "tiled.png").read_bytes()).decode())
+    other.get_by_text("settings that the page does not have: seamless").wait_for()
 
 
 def drop(tab: "Page", name: str, data: str) -> None:

@@ -44,6 +44,7 @@ def train_vqgan(run: Path, recipe: Recipe) -> None:
     """Pictures to codes and back."""
     device.set_up()
     sizes, config = recipe.vqgan(), recipe.vqgan_training()
+    check_own_codec(run, "vqgan")
     world = open_world(recipe.world(), sizes.resolution)
     begin(run / "vqgan", {"sizes": dataclasses.asdict(sizes), **_facts(recipe, config)})
     objects = max(world.fewest, SPRITES_PER_BATCH // len(world.styles))

@@ -7,6 +7,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import fields
 from inspect import Parameter, Signature
 from typing import Any, get_type_hints
 
@@ -22,7 +23,8 @@ from dalle_mini.web.limits import visitor_at
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.texts import caption, messages
 
-MORE = ("negative_prompt", "seamless", "show", "seconds")  # settings, after those that there have always been
+# Settings after those that there have always been; a start is an argument of its own.
+MORE = tuple(each.name for each in fields(SamplingParams) if each.name not in (*FIRST, "start"))
 START = str | list[int]
 
 

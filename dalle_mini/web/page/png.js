@@ -23,13 +23,17 @@ window.png = (() => {
     }
     return found;
   };
-  const take = async (files) => {
+  const bring = async (files) => {
     const file = [...files].find(({ type }) => type === "image/png") ?? files[0];
     const text = read(await file.slice(0, 1 << 24).arrayBuffer());
     if (!text.prompt || !text.settings) return fields.refuse(say("not-ours", { name: file.name }), null);
     if (text.model !== page.model) return fields.refuse(say("other-model", text), null);
-    drawing.draw({ ...JSON.parse(text.settings), prompt: text.prompt, seed: text.seed });
+    const settings = JSON.parse(text.settings);
+    const foreign = Object.keys(settings).filter((name) => !page.fields.includes(name));
+    if (foreign.length) return fields.refuse(say("other-settings", { names: foreign.join(", ") }), null);
+    drawing.draw({ ...settings, prompt: text.prompt, seed: text.seed });
   };
+  const take = (files) => bring(files).catch(() => fields.refuse(say("not-ours", { name: "" }), null));
   const hasFiles = (data) => [...(data?.types ?? [])].includes("Files");
   addEventListener("dragover", (event) => {
     if (!hasFiles(event.dataTransfer)) return;
@@ -40,7 +44,7 @@ window.png = (() => {
   addEventListener("drop", (event) => {
     if (!hasFiles(event.dataTransfer)) return;
     event.preventDefault();
-    take(event.dataTransfer.files).catch(() => fields.refuse(say("not-ours", { name: "" }), null));
+    take(event.dataTransfer.files);
   });
   addEventListener("paste", (event) => hasFiles(event.clipboardData) && take(event.clipboardData.files));
   return { take };

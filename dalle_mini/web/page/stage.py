@@ -60,7 +60,7 @@ def answer(gallery: Gallery, paths: list[Path]) -> Answer:
         "prompt": gallery.prompt,
         "seed": gallery.params.seed,
         "model": gallery.model,
-        "settings": dataclasses.asdict(gallery.params),
+        "settings": gallery.params.to_dict(),
         "seconds": gallery.seconds,
         "notes": list(gallery.notes),
     }
@@ -94,8 +94,9 @@ def _told(events: Iterable[Waiting | Preview | Answer]) -> Iterator[dict[str, An
         else:
             try:
                 tiles = [{"picture": png_url(path), "name": path.name, **tile} for path, tile in event.tiles]
-            except FileNotFoundError:
-                return  # it was kept longer than its files
+            except FileNotFoundError:  # it was kept longer than its files; the browser may have them
+                yield {"nothing": True}
+                return
             yield {**event.facts, "tiles": tiles}
             return
     yield {"stopped": True}

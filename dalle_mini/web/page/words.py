@@ -5,15 +5,25 @@ from pathlib import Path
 
 from dalle_mini.web.page import gr
 
+LABELS = ("prompt", "draw", "settings", "random")  # and the settings, which have an "-info"
 WORDS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def i18n() -> gr.I18n:
     """For the labels that Gradio shows, which are `say(name)`."""
-    return gr.I18n(**WORDS)
+    return gr.I18n(
+        **{
+            language: {name: text for name, text in words.items() if _is_label(name)}
+            for language, words in WORDS.items()
+        }
+    )
 
 
 def say(name: str) -> str:
     """The name of a sentence, as Gradio looks it up in the browser."""
-    assert name in WORDS["en"], name
+    assert _is_label(name), name
     return str(i18n()(name))
+
+
+def _is_label(name: str) -> bool:
+    return name in LABELS or f"{name.removesuffix('-info')}-info" in WORDS["en"]
