@@ -128,9 +128,10 @@ def test_full_lines_refuse_in_our_words_and_the_others_stay(cluster: "Pipeline")
 def test_a_killed_replica_loses_no_request_and_changes_no_code(
     cluster: "Pipeline", emoji: "Pipeline", caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """Killed when a replica has answered each of twelve requests, which keep both busy for seconds.
+    """Killed when every request has been answered and the victim is drawing.
 
-    Sooner, slots could still be those of the test before, and Serve itself would ask elsewhere.
+    Sooner, Serve itself would ask elsewhere; and where Serve still thinks of the requests of the test before, it
+    may have sent all to the other.
     """
     asked = [wish._replace(settings={**wish.settings, "num_candidates": 16}) for wish in wishes(20)[8:]]
     scheduler = cluster.scheduler
@@ -139,7 +140,8 @@ def test_a_killed_replica_loses_no_request_and_changes_no_code(
     with ThreadPoolExecutor(len(asked)) as pool:
         drawn = [pool.submit(draw, cluster, wish) for wish in asked]
         assert eventually(lambda: sum(visit.last is not None for visit in list(scheduler._visits)) == len(asked))
-        victim = min(replicas(cluster))
+        assert eventually(lambda: any(status.slots_in_use for status in replicas(cluster).values()))
+        victim = max(replicas(cluster).items(), key=lambda status: status[1].slots_in_use)[0]
         os.kill(int(victim.split(":")[1]), signal.SIGKILL)
     for wish, codes in zip(asked, drawn, strict=True):
         np.testing.assert_array_equal(codes.result(), draw(emoji, wish), err_msg=str(wish))
