@@ -3,7 +3,7 @@
 All it shows comes from a `Pipeline`: nothing is drawn or ranked here. This file lays the page out in the order of the
 screen and serves it; what its parts do and say is in dalle_mini/web/page/.
 
-    build_demo(pipeline, answers, visits) -> gr.Blocks, head     the page and the API's endpoints
+    build_demo(pipeline, answers, visits) -> gr.Blocks, heads    the page and the API's endpoints
     launch(pipeline) -> address                            the one way it is served, by main() and by the tests
 """
 
@@ -34,10 +34,11 @@ from dalle_mini.web.page.api import api_function, checker, events_of, is_listene
 from dalle_mini.web.page.bar import chips, examples, prompt_bar, title
 from dalle_mini.web.page.card import card
 from dalle_mini.web.page.drawing import Page, connect
-from dalle_mini.web.page.head import head
+from dalle_mini.web.page.head import heads
 from dalle_mini.web.page.history import history
 from dalle_mini.web.page.look import footer, theme
 from dalle_mini.web.page.our_head import PICTURE, OurHead
+from dalle_mini.web.page.panels import panel
 from dalle_mini.web.page.settings import settings_panel
 from dalle_mini.web.page.stage import stage
 from dalle_mini.web.page.tab import connect_tab
@@ -72,8 +73,10 @@ def lay_out(pipeline: dalle_mini.Pipeline, shown: list[dict[str, Any]]) -> Page:
     pictures = stage()
     history()
     words = tray(pipeline.vocabulary)
-    with gr.Accordion(say("settings"), open=False, elem_id="settings"), gr.Row():
+    with gr.Accordion(say("settings"), open=False, elem_id="settings"):
         controls = settings_panel(pipeline.defaults)
+    panel("start")
+    panel("inside")
     card(tokenizer_line(pipeline), pipeline.model_card, (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"))
     gr.HTML(footer(pipeline), elem_id="about", apply_default_css=False)
     page = Page(tab=gr.Textbox(visible=False), prompt=prompt, draw=draw, controls=controls, stage=pictures)
@@ -81,7 +84,7 @@ def lay_out(pipeline: dalle_mini.Pipeline, shown: list[dict[str, Any]]) -> Page:
     return page
 
 
-def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) -> tuple[gr.Blocks, str]:
+def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) -> tuple[gr.Blocks, dict[str, str]]:
     """The page and the API's endpoints, for one pipeline; and what belongs into the head of the page."""
     gr.set_static_paths(answers.folder)  # served from where they are, without a copy that Gradio would keep
     shown = examples(ASSETS / "images" / "examples", EXAMPLES)
@@ -93,7 +96,7 @@ def build_demo(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits) 
             gr.api(api_function(pipeline, answers, parameters), api_name=name, concurrency_limit=None)
     # Everyone here needs a thread, and those to be refused some more: Gradio's own line has no place and no end.
     demo.max_threads = pipeline.scheduler.capacity + 40
-    return demo.queue(), head(pipeline, shown, ["prompt", *page.controls])
+    return demo.queue(), heads(pipeline, shown, ["prompt", *page.controls])
 
 
 def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: Visits, *, root_path: str = "") -> Door:
@@ -101,7 +104,7 @@ def everything_served(pipeline: dalle_mini.Pipeline, answers: Answers, visits: V
     gr.routes.DEFAULT_TEMP_DIR = str(answers.folder)  # Gradio makes a folder there; in /tmp/gradio it may not
     demo, scripts = build_demo(pipeline, answers, visits)
     served = web.new_app(pipeline, answers, visits)
-    served.add_middleware(OurHead, head=scripts)
+    served.add_middleware(OurHead, heads=scripts)
     served.add_middleware(GZipMiddleware, minimum_size=1000)  # Gradio compresses its scripts, but not the page
     served.get(PICTURE)(lambda: FileResponse(ASSETS / "images" / "preview.jpg"))
     mounted = gr.mount_gradio_app(

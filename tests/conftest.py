@@ -23,7 +23,7 @@ import dalle_mini
 from dalle_mini import device
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
     from slow_pipeline import Slow
 
     from dalle_mini import Pipeline
@@ -193,12 +193,13 @@ def page(chromium: "Browser", requested_hosts: set[str]) -> Iterator["Page"]:
 
 @pytest.fixture
 def phone(chromium: "Browser", requested_hosts: set[str]) -> Iterator["Page"]:
-    """A tab as narrow as a phone."""
-    yield from _tab(chromium, requested_hosts, width=360, height=780)
+    """A tab as narrow as a phone, which is touched."""
+    yield from _tab(chromium, requested_hosts, width=360, height=740, has_touch=True)
 
 
-def _tab(browser: "Browser", hosts: set[str], *, width: int, height: int) -> Iterator["Page"]:
-    context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+def _tab(browser: "Browser", hosts: set[str], *, width: int, height: int, has_touch: bool = False) -> Iterator["Page"]:
+    size: ViewportSize = {"width": width, "height": height}
+    context = browser.new_context(viewport=size, has_touch=has_touch, accept_downloads=True)
     context.set_default_timeout(120_000)  # a first drawing waits for a compiler, perhaps on a busy machine
     tab = context.new_page()
 

@@ -17,8 +17,9 @@ import httpx
 import pytest
 from patience import eventually
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from slow_pipeline import Slow
-from visitor import PROMPT, ask, open_settings, pictures, set_candidates, set_number, set_seed, wait_for_gallery
+from visitor import PROMPT, ask, drop, open_settings, pictures, set_candidates, set_number, set_seed, wait_for_gallery
 
 import app
 import dalle_mini
@@ -76,6 +77,7 @@ def test_prompt_becomes_painted_rows_then_a_ranked_gallery(
     page: "Page", slow_address: str, held: threading.Event, requested_hosts: set[str], quiet: list[str]
 ) -> None:
     page.goto(slow_address)
+    set_seed(page, "1")
     ask(page, "a cat left of a pizza")
     page.get_by_text(re.compile(r"row \d of 8")).wait_for()
     page.locator("#stage .waiting img").first.wait_for()
@@ -118,11 +120,10 @@ def test_a_double_click_draws_once_and_stops_nothing(
 def test_a_tap_on_a_phone_shows_something_at_once_and_the_best_picture_is_in_sight(
     phone: "Page", slow_address: str, held: threading.Event
 ) -> None:
-    phone.set_viewport_size({"width": 360, "height": 740})
     phone.goto(slow_address)
     phone.get_by_label(PROMPT).fill("a robot under a rainbow")
     phone.route("**/queue/join*", lambda route: None)  # the server hears of nothing
-    phone.get_by_role("button", name="Draw", exact=True).click()
+    phone.get_by_role("button", name="Draw", exact=True).tap()
     phone.get_by_text("Drawing: a robot under a rainbow").wait_for(timeout=1000)
     for part in (phone.locator("#stage .waiting").first, phone.get_by_role("button", name="Stop")):
         box = part.bounding_box()
@@ -496,23 +497,19 @@ def test_a_picture_of_ours_that_is_dropped_is_drawn_again_to_the_byte_or_not_at_
     assert wait_for_gallery(other, 9) == found
     assert other.get_by_label(PROMPT).input_value() == "a big strawberry über 🍓"
     assert other.url == link
-    drop(other, "other.png", "iVBORw0KGgo=")
-    other.get_by_text("other.png is no picture of ours").wait_for()
-    tiled = emoji.generate("three hearts", num_candidates=1, seed=1, seamless="both")[0]
-    tiled.save_png(tmp_path / "tiled.png")
-    drop(other, "tiled.png", b64encode((tmp_path / "tiled.png").read_bytes()).decode())
-    other.get_by_text("settings that the page does not have: seamless").wait_for()
-
-
-def drop(tab: "Page", name: str, data: str) -> None:
-    tab.get_by_role("button", name="Draw", exact=True).wait_for()
-    tab.evaluate(
-        "([name, data]) => { const files = new DataTransfer();"
-        " const bytes = Uint8Array.from(atob(data), each => each.charCodeAt(0));"
-        " files.items.add(new File([bytes], name, { type: 'image/png' }));"
-        " dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true })); }",
-        [name, data],
+    start = emoji.generate("three hearts", num_candidates=1, seed=1)[0]
+    odd = emoji.generate(
+        "a heart", seed=2, num_candidates=2, seamless="both", negative_prompt="red", start=start, keep=3
     )
+    odd[0].save_png(tmp_path / "odd.png")
+    drop(other, "odd.png", b64encode((tmp_path / "odd.png").read_bytes()).decode())
+    assert b64decode(wait_for_gallery(other, 2)[0].partition(",")[2]) == (tmp_path / "odd.png").read_bytes()
+    text = PngInfo()
+    for name, value in {**read_metadata(tmp_path / "odd.png"), "settings": json.dumps({"steps": 50})}.items():
+        text.add_itxt(name, value)
+    odd[0].image.save(tmp_path / "later.png", pnginfo=text)
+    drop(other, "later.png", b64encode((tmp_path / "later.png").read_bytes()).decode())
+    other.get_by_text("settings that the page does not have: steps").wait_for()
 
 
 def test_drawings_of_a_tab_are_a_strip_that_brings_them_back(page: "Page", address: str) -> None:

@@ -45,3 +45,15 @@ def set_number(tab: "Tab", setting: str, value: float) -> None:
 def set_seed(tab: "Tab", seed: str) -> None:
     open_settings(tab)
     tab.get_by_placeholder("random").fill(seed)
+
+
+def drop(tab: "Page", name: str, data: str, *, on: str = "window") -> None:
+    """A file, whose bytes are `data` as base64, upon a part of the page."""
+    tab.get_by_role("button", name="Draw", exact=True).wait_for()
+    tab.evaluate(
+        "([name, data]) => { const files = new DataTransfer();"
+        " const bytes = Uint8Array.from(atob(data), each => each.charCodeAt(0));"
+        " files.items.add(new File([bytes], name, { type: 'image/png' }));"
+        f" {on}.dispatchEvent(new DragEvent('drop', {{ dataTransfer: files, bubbles: true, cancelable: true }})); }}",
+        [name, data],
+    )

@@ -1,6 +1,7 @@
 """POST /reconstruct, for programs: what the codes keep of a picture, which is in the request itself.
 
-Contract: {"picture": a data URL or base64} gives the facts of a `Reconstruction` and its picture, a PNG as a data URL.
+Contract: {"picture": a data URL or base64} gives the facts of a `Reconstruction`, its picture and the grid of its codes
+as colours, PNGs as data URLs.
 What is wrong is {"detail": a sentence}: 422, and 429 where a visitor asks too often or too many wait. One picture is
 worked off at a time, and those in line hold no thread.
 """
@@ -22,7 +23,7 @@ def reconstruct_route(pipeline: Pipeline) -> APIRouter:
 
     def answer(picture: str) -> dict[str, Any]:
         found = pipeline.reconstruct(from_base64(picture, pipeline.resolution))
-        return found.facts() | {"picture": data_url(found.picture, "PNG")}
+        return found.facts() | {"picture": data_url(found.picture, "PNG"), "grid": data_url(found.grid(), "PNG")}
 
     @router.post("/reconstruct")
     async def reconstruct(request: Request, picture: Annotated[str, Body(embed=True)]) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 // What the scripts of the page build on: its language, elements whose text is text, and the sentences of words.json.
 // Gradio asks the browser for its language: it is told the one that the page has, so that `lang` is true for all of it.
-page.lang = [new URLSearchParams(location.search).get("lang"), ...navigator.languages]
-  .map((name) => name?.slice(0, 2).toLowerCase())
-  .find((name) => name in page.words) ?? "en";
 Object.defineProperty(navigator, "language", { value: page.lang });
 Object.defineProperty(navigator, "languages", { value: [page.lang] });
 document.documentElement.lang = page.lang;
@@ -11,7 +8,7 @@ window.make = (tag, properties = {}, ...children) => {
   found.append(...children);
   return found;
 };
-window.say = (name, values = {}) => page.words[page.lang][name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+window.say = (name, values = {}) => page.words[name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
 // The elements with data-say hold sentences in the language of the page.
 window.sayAll = (within) => {
   for (const each of within.querySelectorAll("[data-say]")) each.textContent = say(each.dataset.say);

@@ -12,7 +12,7 @@ def card(*texts: str) -> gr.HTML:
     whole = "".join(f"<article>{markdown.render(harmless(text))}</article>" for text in texts if text)
     whole = whole.replace("<th></th>", "<td></td>")  # a header without a word is none
     return gr.HTML(
-        '<p><strong data-say="card-short"></strong></p>'
+        '<p><strong data-say="card-short"></strong> <span data-say="card-credit"></span></p>'
         f'<details><summary data-say="card"></summary><div class="cards" lang="en" dir="ltr">{whole}</div></details>',
         elem_id="card",
         apply_default_css=False,

@@ -32,14 +32,18 @@ window.drawing = (() => {
       const next = asking.shift();
       return [[tab.id, next.name, next.former].join(" "), ...next.fields];
     },
-    // Settings by name, the others as they are: into the fields, and drawn. A seed is one picture's, never the next one's.
+    // Settings by name, the others as they are: into the fields, and drawn. Seed and start are one picture's, never the
+    // next one's.
     draw: (settings) => {
-      drawing.fill({ seed: "", ...settings });
+      drawing.fill({ seed: "", start: "", ...settings });
       drawing.start(filling);
     },
+    // All that makes the pictures of a drawing; what is not among its settings is as usual.
+    recipe: ({ prompt, settings }) => ({ ...page.usual, show: tab.fields()[page.fields.indexOf("show")], ...settings, prompt }),
     fill: (settings) => {
       const before = tab.fields();
-      filling = page.fields.map((name, i) => (name in settings ? settings[name] ?? "" : before[i]));
+      const text = (value) => (typeof value === "object" ? JSON.stringify(value) : value);
+      filling = page.fields.map((name, i) => (name in settings ? text(settings[name] ?? "") : before[i]));
       tab.keep(...filling);
       stage.trigger("fill");
     },

@@ -16,7 +16,7 @@ from dalle_mini.serving.request import Waiting
 from dalle_mini.web.answers import Answers, StorageError
 from dalle_mini.web.limits import visitor_at
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.settings import whole
+from dalle_mini.web.page.settings import settings_of
 from dalle_mini.web.page.stage import Answer, answer, values
 from dalle_mini.web.visits import Visits
 
@@ -30,11 +30,11 @@ class Page:
     tab: gr.Textbox  # names, see drawing.js
     prompt: gr.Textbox
     draw: gr.Button
-    controls: dict[str, gr.Slider | gr.Textbox]  # by the names of SamplingParams
+    controls: dict[str, gr.Slider | gr.Textbox | gr.Radio]  # by the names of SamplingParams
     stage: gr.HTML
 
     @property
-    def fields(self) -> list[gr.Slider | gr.Textbox]:
+    def fields(self) -> list[gr.Slider | gr.Textbox | gr.Radio]:
         return [self.prompt, *self.controls.values()]
 
 
@@ -62,9 +62,7 @@ def page_generator(
 
     def draw(request: gr.Request, tab: str, prompt: str | None, *fields: Any) -> Iterator[dict[str, Any]]:
         tab, drawing, former = [*names_in(tab), "", "", ""][:3]
-        settings = dict(zip(names, fields, strict=True))
-        settings["seed"] = whole(str(settings["seed"] or "").strip())
-        settings["visitor"] = visitor_at(request.client.host)
+        settings = {**dict(zip(names, fields, strict=True)), "visitor": visitor_at(request.client.host)}
         if former:
             visits.stop(tab, former)
         events = drawn(pipeline, answers, tab or request.session_hash, prompt or "", settings)
@@ -84,9 +82,9 @@ def names_in(text: str | None) -> list[str]:
 def drawn(
     pipeline: Pipeline, answers: Answers, session: str | None, prompt: str, settings: dict[str, Any]
 ) -> Generator[Waiting | Preview | Answer, None, None]:
-    """The events of the pipeline, and an answer instead of its gallery."""
+    """The events of the pipeline, and an answer instead of its gallery. `settings`: fields as the page has them."""
     try:
-        with closing(pipeline.stream(prompt, **settings)) as events:
+        with closing(pipeline.stream(prompt, **settings_of(settings, pipeline.resolution))) as events:
             answers.check()  # before anything is drawn for nothing
             for event in events:
                 yield answer(event, answers.save(event, session)) if isinstance(event, Gallery) else event

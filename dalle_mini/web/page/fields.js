@@ -13,7 +13,8 @@ window.fields = (() => {
       const told = make("p", { className: "refused", id: "refused" });
       told.setAttribute("role", "alert");
       told.textContent = setting ? refused.replace(setting, say(setting)) : refused;
-      const place = () => document.getElementById(setting === "prompt" || !setting ? "bar" : `set-${setting}`);
+      const own = { prompt: "bar", start: "start", keep: "start", strength: "start" };
+      const place = () => document.getElementById(setting ? own[setting] ?? `set-${setting}` : "bar");
       const put = () => {
         if (!place()) return setTimeout(put, 50);
         if (place().id === "bar") place().after(told);
@@ -22,7 +23,7 @@ window.fields = (() => {
         input.setAttribute("aria-describedby", "refused");
         if (setting) input.focus();
       };
-      if (setting && setting !== "prompt") fields.open(put);
+      if (setting && !own[setting]) fields.open(put);
       else put();
     },
   };

@@ -21,8 +21,10 @@ window.gallery = (() => {
   return {
     percent,
     summary: ({ tiles, settings, seconds, notes }) => {
-      const facts = { drawn: settings.num_candidates, seconds: seconds.toFixed(1), different: tiles.length };
-      return [say(tiles.length < facts.drawn ? "drawn" : "drawn-all", facts), ...notes].join(" ");
+      const shown = tiles.flatMap(({ ranks }) => ranks).length;
+      const facts = { drawn: settings.num_candidates, seconds: seconds.toFixed(1), different: tiles.length, shown };
+      const kind = tiles.length < shown ? "drawn" : "drawn-all";
+      return [say(kind, facts), ...(shown < facts.drawn ? [say("shown", facts)] : []), ...notes].join(" ");
     },
     // Ready-made pictures, on the stage and beside the examples.
     empty: (box) => {
@@ -61,8 +63,8 @@ window.gallery = (() => {
       const match = score === null ? [] : [say("match", { percent: percent(score) })];
       const seed = make("p", { className: "facts", textContent: [...match, say("seed-of", value)].join(" · ") });
       const beside = make("div", { className: "others" }, ...others);
-      const actions = make("div", { className: "buttons" }, ...opened.actions(value, value.tiles[0]));
-      box.replaceChildren(best, make("div", { className: "beside" }, heading, seed, beside, actions));
+      const buttons = make("div", { className: "buttons" }, ...actions.of(value, value.tiles[0]), ...actions.all(value));
+      box.replaceChildren(best, make("div", { className: "beside" }, heading, seed, beside, buttons));
     },
   };
 })();

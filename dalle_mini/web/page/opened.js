@@ -3,19 +3,6 @@ window.opened = (() => {
   let value = null;
   let at = 0;
   const dialog = () => document.querySelector("dialog.opened");
-  const button = (name, action, className = "") => {
-    const found = make("button", { type: "button", className, textContent: say(name) });
-    found.onclick = () => action(found);
-    return found;
-  };
-  const copy = (text) => async (found) => {
-    try {
-      await navigator.clipboard.writeText(text);
-      found.textContent = say("copied");
-    } catch {
-      prompt(say("copy"), text); // a frame may have no clipboard
-    }
-  };
   const show = (next) => {
     const { tiles, prompt: asked } = value;
     at = (next + tiles.length) % tiles.length;
@@ -28,8 +15,20 @@ window.opened = (() => {
     if (score !== null) parts.splice(1, 0, say("match", { percent: gallery.percent(score) }));
     if (ranks.length > 1) parts.push(say("same", { number: ranks.length }));
     facts.textContent = parts.join(" · ");
-    buttons.replaceChildren(...opened.actions(value, tiles[at]));
+    buttons.replaceChildren(...actions.of(value, tiles[at]), ...looks(value, picture));
     for (const each of dialog().querySelectorAll(".previous, .next")) each.hidden = tiles.length < 2;
+  };
+  // How it is looked at: its pixels as they are, and beside copies of itself.
+  const looks = ({ settings }, picture) => {
+    const frame = dialog().querySelector(".frame");
+    frame.style.backgroundImage = `url(${picture})`;
+    const toggle = (name) => {
+      const found = actions.button(name, () => found.setAttribute("aria-pressed", frame.classList.toggle(name)));
+      found.setAttribute("aria-pressed", frame.classList.contains(name));
+      return found;
+    };
+    if (!settings.seamless) frame.classList.remove("tiled");
+    return [toggle("crisp"), ...(settings.seamless ? [toggle("tiled")] : [])];
   };
   const prepare = (found) => {
     let from = null;
@@ -51,19 +50,6 @@ window.opened = (() => {
       show(i);
       dialog().showModal();
     },
-    // What can be done with a picture of a gallery.
-    actions: (of, { picture, name }) => [
-      // Gradio takes the clicks of links in the page for its own.
-      button("download", () => make("a", { href: picture, download: name }).click(), "main"),
-      button("link", copy(share.link(of))),
-      button("again", () => {
-        dialog().close();
-        drawing.draw({ ...of.settings, prompt: of.prompt, seed: "" });
-      }),
-      button("keep", () => {
-        dialog().close();
-        fields.open(() => drawing.fill({ ...of.settings, prompt: of.prompt, seed: String(of.seed) }));
-      }),
-    ],
+    close: () => dialog().close(),
   };
 })();

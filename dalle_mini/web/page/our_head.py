@@ -1,12 +1,16 @@
 """What stands in the HTML before Gradio's scripts: our head, and what a link to the page looks like elsewhere.
 
-Contract: ASGI around Gradio. Of the page's HTML the tags for previews are replaced by ours, and `head` comes before
-Gradio's first script: what Gradio itself takes as a head, it puts in when it has read the language of the browser.
+Contract: ASGI around Gradio. Of the page's HTML the tags for previews are replaced by ours, and one of `heads`, by
+language, comes before Gradio's first script: what Gradio itself takes as a head, it puts in when it has read the
+language of the browser.
 """
 
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import parse_qsl
+
+from dalle_mini.web.page.words import language_of
 
 TITLE = "DALL·E mini: words become pictures"
 DESCRIPTION = "Say what you would like to see. A small model draws it nine times and puts the best first."
@@ -18,12 +22,14 @@ App = Callable[[Scope, Any, Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
 class OurHead:
-    def __init__(self, app: App, *, head: str) -> None:
-        self._app, self._head = app, head
+    def __init__(self, app: App, *, heads: Mapping[str, str]) -> None:
+        self._app, self._heads = app, heads
 
     async def __call__(self, scope: Scope, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         if scope["type"] != "http" or scope["path"] != "/":
             return await self._app(scope, receive, send)
+        wanted = dict(parse_qsl(scope["query_string"].decode("latin1"))).get("lang", "")
+        head = self._heads[language_of(wanted, dict(scope["headers"]).get(b"accept-language", b"").decode("latin1"))]
         start: dict[str, Any] = {}
         body = b""
 
@@ -35,7 +41,7 @@ class OurHead:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            changed = with_head(body.decode(), self._head).encode()
+            changed = with_head(body.decode(), head).encode()
             headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
             await send({**start, "headers": [*headers, (b"content-length", str(len(changed)).encode())]})
             await send({"type": "http.response.body", "body": changed})

@@ -1,5 +1,5 @@
-// A picture of ours that is dropped anywhere, or pasted, brings back its prompt, its settings and its seed. It is read
-// here: nothing is uploaded. What a PNG says of itself is in its tEXt and iTXt chunks (PNG specification, 11.3.4).
+// A picture of ours that is dropped anywhere, or pasted, brings back its prompt, its settings and its seed; any other is
+// one to start from. It is read here: nothing is uploaded. What a PNG says of itself is in its tEXt and iTXt chunks (PNG specification, 11.3.4).
 window.png = (() => {
   const chunks = function* (bytes) {
     const view = new DataView(bytes);
@@ -26,14 +26,16 @@ window.png = (() => {
   const bring = async (files) => {
     const file = [...files].find(({ type }) => type === "image/png") ?? files[0];
     const text = read(await file.slice(0, 1 << 24).arrayBuffer());
-    if (!text.prompt || !text.settings) return fields.refuse(say("not-ours", { name: file.name }), null);
+    if (!text.prompt || !text.settings) return starting.take(file);
     if (text.model !== page.model) return fields.refuse(say("other-model", text), null);
     const settings = JSON.parse(text.settings);
     const foreign = Object.keys(settings).filter((name) => !page.fields.includes(name));
     if (foreign.length) return fields.refuse(say("other-settings", { names: foreign.join(", ") }), null);
-    drawing.draw({ ...settings, prompt: text.prompt, seed: text.seed });
+    drawing.draw({ ...drawing.recipe({ prompt: text.prompt, settings }), seed: text.seed });
   };
-  const take = (files) => bring(files).catch(() => fields.refuse(say("not-ours", { name: "" }), null));
+  // Where it falls: a picture to be looked into, or else one that brings its prompt, or else one to start from.
+  const take = (files, where) =>
+    where?.closest?.("#inside") ? inside.take(files[0]) : bring(files).catch(() => starting.take(files[0]));
   const hasFiles = (data) => [...(data?.types ?? [])].includes("Files");
   addEventListener("dragover", (event) => {
     if (!hasFiles(event.dataTransfer)) return;
@@ -44,8 +46,8 @@ window.png = (() => {
   addEventListener("drop", (event) => {
     if (!hasFiles(event.dataTransfer)) return;
     event.preventDefault();
-    take(event.dataTransfer.files);
+    take(event.dataTransfer.files, event.target);
   });
-  addEventListener("paste", (event) => hasFiles(event.clipboardData) && take(event.clipboardData.files));
+  addEventListener("paste", ({ clipboardData: data, target }) => hasFiles(data) && take(data.files, target));
   return { take };
 })();

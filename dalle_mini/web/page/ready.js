@@ -12,7 +12,7 @@ addEventListener("change", ({ target }) => {
   location.assign(address);
 });
 window.ready = () => {
-  const parts = ["title", "bar", "examples", "stage", "history", "tray", "settings", "card", "about"];
+  const parts = ["title", "bar", "examples", "stage", "history", "tray", "settings", "start", "inside", "card", "about"];
   const found = parts.map((name) => document.getElementById(name));
   if (!found.every((part) => part?.firstElementChild)) return requestAnimationFrame(ready);
   found.forEach(sayAll);

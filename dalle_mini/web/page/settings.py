@@ -1,39 +1,87 @@
 """The Settings panel: a control for every sampling param, with the loaded model's own default in it."""
 
+import dataclasses
+import json
 import re
+from typing import Any
 
-from dalle_mini.sampling_params import MAX_CANDIDATES, SamplingParams
+from dalle_mini.pictures import from_base64
+from dalle_mini.sampling_params import MAX_CANDIDATES, SEAMLESS, SamplingParams
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.words import say
 
+Control = gr.Slider | gr.Textbox | gr.Radio
 # Setting: ends of its slider and step. What can be asked for reaches further: SamplingParams has the rules.
 SLIDERS = {
     "num_candidates": (1, MAX_CANDIDATES, 1),
+    "show": (0, MAX_CANDIDATES, 1),
     "temperature": (0.05, 2, 0.05),
     "condition_scale": (0, 20, 0.1),
     "top_k": (0, 1000, 1),
     "top_p": (0.05, 1, 0.05),
 }
+EXPERT = ("top_k", "top_p")
 
 
-def settings_panel(defaults: SamplingParams) -> dict[str, gr.Slider | gr.Textbox]:
-    controls: dict[str, gr.Slider | gr.Textbox] = {}
-    for name, (least, most, step) in SLIDERS.items():
-        controls[name] = gr.Slider(
-            least,
-            most,
-            getattr(defaults, name),
-            step=step,
-            label=say(name),
-            info=say(f"{name}-info"),
+def usual(defaults: SamplingParams) -> dict[str, Any]:
+    """What the fields show, by name, where nobody has chosen anything: 0 pictures to show are all of them."""
+    nothing = {"show": 0, "seed": "", "start": ""}
+    return {name: nothing.get(name, value) for name, value in dataclasses.asdict(defaults).items() if name != "seconds"}
+
+
+def settings_panel(defaults: SamplingParams) -> dict[str, Control]:
+    """Controls by the names of SamplingParams. The start is a field that nobody sees: start.js writes it."""
+    shown, controls = usual(defaults), dict[str, Control]()
+    with gr.Row():
+        controls |= {name: _slider(name, shown[name]) for name in SLIDERS if name not in EXPERT}
+        controls["negative_prompt"] = _text("negative_prompt", max_lines=5)
+    with gr.Accordion(say("expert"), open=True, elem_id="expert"), gr.Row():
+        controls |= {name: _slider(name, shown[name]) for name in EXPERT}
+        # Not a number, which shows 0 where it has no value.
+        controls["seed"] = _text("seed", placeholder=say("random"))
+        controls["seamless"] = gr.Radio(
+            [(say(f"seamless-{axes or 'no'}"), axes) for axes in SEAMLESS],
+            value=shown["seamless"],
+            label=say("seamless"),
+            info=say("seamless-info"),
             min_width=240,
-            elem_id=f"set-{name}",
+            elem_id="set-seamless",
         )
-    # Not a number, which shows 0 where it has no value.
-    controls["seed"] = gr.Textbox(
-        label=say("seed"), placeholder=say("random"), info=say("seed-info"), min_width=240, elem_id="set-seed"
-    )
+    controls["start"] = gr.Textbox(visible=False)
     return controls
+
+
+def _slider(name: str, value: float) -> gr.Slider:
+    least, most, step = SLIDERS[name]
+    shown: dict[str, Any] = {"label": say(name), "info": say(f"{name}-info"), "elem_id": f"set-{name}"}
+    return gr.Slider(least, most, value, step=step, min_width=240, **shown)
+
+
+def _text(name: str, **shown: Any) -> gr.Textbox:
+    return gr.Textbox(label=say(name), info=say(f"{name}-info"), min_width=240, elem_id=f"set-{name}", **shown)
+
+
+def settings_of(fields: dict[str, Any], side: int) -> dict[str, Any]:
+    """What `Pipeline.stream` takes, of fields as the page has them. Raises ValueError.
+
+    The start is JSON: {"from": a picture as a data URL, or codes, "keep" or "strength": ...}, or what a PNG has.
+    side: pixels along the side of a picture.
+    """
+    given = {**fields, "seed": whole(str(fields["seed"] or "").strip()), "show": fields["show"] or None}
+    start = fields["start"] or None
+    if start:
+        try:
+            start = json.loads(start)
+        except (ValueError, RecursionError, TypeError):
+            start = None
+        if not isinstance(start, dict):
+            raise ValueError(f"start must be what the page makes of a picture, got {str(fields['start'])[:100]!r}")
+    if start and "from" in start:
+        given |= {name: start[name] for name in ("keep", "strength") if name in start}
+        start = start["from"]
+        if isinstance(start, str):
+            start = from_base64(start, side, setting="start")
+    return given | {"start": start}
 
 
 def whole(text: str) -> int | str | None:

@@ -1,13 +1,14 @@
 // A drawing as a link: what is in the address after each, and what an address brings back.
 window.share = (() => {
   const OURS = ["prompt", ...page.fields.slice(1)];
-  const usual = (name, value) => name !== "prompt" && name !== "seed" && value === page.defaults[name];
+  const isUsual = (name, value) => name !== "prompt" && name !== "seed" && value === page.usual[name];
+  const text = (value) => (typeof value === "object" ? JSON.stringify(value) : value);
   return {
     link: ({ prompt, settings, seed }) => {
       const found = new URL(location.href);
       for (const name of OURS) found.searchParams.delete(name);
       for (const [name, value] of Object.entries({ prompt, ...settings, seed })) {
-        if (!usual(name, value)) found.searchParams.set(name, value);
+        if (!isUsual(name, value)) found.searchParams.set(name, text(value));
       }
       found.hash = "";
       return found.href;
@@ -22,7 +23,7 @@ window.share = (() => {
     found: () => {
       const named = [...new URLSearchParams(location.search)].filter(([name]) => OURS.includes(name));
       const settings = Object.fromEntries(
-        named.map(([name, value]) => [name, typeof page.defaults[name] === "number" ? Number(value) : value]),
+        named.map(([name, value]) => [name, typeof page.usual[name] === "number" ? Number(value) : value]),
       );
       return settings.prompt && !tab.isOwn(location.href) ? settings : null;
     },

@@ -18,7 +18,7 @@ const back = () => {
   else gallery.empty(pictures);
 };
 const idle = () => tellNow(say(page.examples.some(({ picture }) => picture) ? "idle" : "idle-bare"));
-// Nothing is being drawn for this tab: what the address names, else the newest that there was.
+// What the address names, else the newest that there was.
 const restore = () => {
   if (stage.isAsked) return;
   const known = past.find(location.href);
@@ -81,7 +81,8 @@ idle();
 back();
 watch("value", () => {
   const value = props.value;
-  if (value?.nothing) return restore();
+  // Nothing is being drawn for this tab; or it is, and a link was opened in the tab.
+  if (value?.nothing || (value?.drawing && !stage.isAsked && share.found())) return restore();
   if (!value?.drawing || !drawing.isWanted(value)) return;
   if (stop.hidden && !value.tiles) tellNow(say("drawing", { prompt: tab.fields()[0] }), true);
   show[Object.keys(show).find((name) => name in value)](value);

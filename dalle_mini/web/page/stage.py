@@ -5,8 +5,8 @@ Contract: each of its values is a dict about one drawing, which the tab has give
     {drawing, place, seconds}                       in line
     {drawing, row, rows, pictures, painted}         pictures: of every candidate a JPEG, of which `painted` rows count
     {drawing, prompt, seed, model, settings, seconds, notes, tiles}
-                                                    drawn; a tile is {picture, name, score, ranks}: equal pictures are
-                                                    one tile, its picture is the PNG file of the first of them
+                                                    drawn; a tile is {picture, name, score, ranks, codes}: equal
+                                                    pictures are one, its picture the PNG file of the first of them
     {drawing, refused, setting}                     a sentence, and which setting it is about, if any
     {drawing, stopped}
     {nothing}                                       who has come back to a tab finds nothing
@@ -30,7 +30,7 @@ from dalle_mini.web.page import gr
 from vqgan.files import CheckpointError
 
 FOLDER = Path(__file__).parent
-SETTINGS = ("prompt", *(field.name for field in dataclasses.fields(SamplingParams)))
+SETTINGS = ("prompt", "keep", "strength", *(field.name for field in dataclasses.fields(SamplingParams)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,11 @@ def answer(gallery: Gallery, paths: list[Path]) -> Answer:
         "seconds": gallery.seconds,
         "notes": list(gallery.notes),
     }
-    return Answer(
-        facts=facts,
-        tiles=[(paths[same[0] - 1], {"score": gallery[same[0] - 1].score, "ranks": same}) for same in ranks.values()],
-    )
+    tiles = []
+    for same in ranks.values():
+        first = gallery[same[0] - 1]
+        tiles.append((paths[same[0] - 1], {"score": first.score, "ranks": same, "codes": first.codes.tolist()}))
+    return Answer(facts=facts, tiles=tiles)
 
 
 def values(drawing: str, events: Iterable[Waiting | Preview | Answer]) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,7 @@ window.tab = (() => {
     },
     keep: (...fields) => {
       now = fields;
+      window.starting?.show(now[page.fields.indexOf("start")]);
       if (usual) kept.fields = JSON.stringify({ before: usual, now });
     },
   };

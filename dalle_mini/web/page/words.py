@@ -1,11 +1,18 @@
 """What the page says, in words.json: {language: {name: sentence}}; the scripts fill in `{...}`."""
 
 import json
+import re
 from pathlib import Path
 
 from dalle_mini.web.page import gr
 
-LABELS = ("prompt", "draw", "settings", "random")  # and the settings, which have an "-info"
+LABELS = (
+    "prompt",
+    "draw",
+    "settings",
+    "expert",
+    "random",
+)  # and the settings, which have an "-info", and their choices
 WORDS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
 
@@ -19,6 +26,17 @@ def i18n() -> gr.I18n:
     )
 
 
+def language_of(wanted: str, accepted: str) -> str:
+    """The page's: what its address wants, or the first that the browser accepts (RFC 9110, 12.5.4), or English."""
+    liked = []
+    for i, choice in enumerate(accepted.split(",")):
+        name, _, weight = choice.partition(";")
+        found = re.fullmatch(r"\s*q=([\d.]+)\s*", weight)
+        liked.append((-float(found[1]) if found and found[1].count(".") < 2 else -1.0, i, name))
+    names = [wanted, *(name for *_, name in sorted(liked))]
+    return next((short for name in names if (short := name.strip()[:2].lower()) in WORDS), "en")
+
+
 def say(name: str) -> str:
     """The name of a sentence, as Gradio looks it up in the browser."""
     assert _is_label(name), name
@@ -26,4 +44,4 @@ def say(name: str) -> str:
 
 
 def _is_label(name: str) -> bool:
-    return name in LABELS or f"{name.removesuffix('-info')}-info" in WORDS["en"]
+    return name in LABELS or name.startswith("seamless-") or f"{name.removesuffix('-info')}-info" in WORDS["en"]
