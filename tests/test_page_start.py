@@ -168,12 +168,12 @@ def test_tiling_is_asked_for_in_the_settings_and_looked_at_three_by_three(page: 
 
 def test_the_best_of_more_are_shown_and_all_that_is_shown_is_downloaded(page: "Page", address: str) -> None:
     page.goto(address)
-    set_number(page, "show", 3)
+    set_number(page, "show", 8)
     set_seed(page, "3")
     ask(page, "a cat left of a pizza")
     found = wait_for_gallery(page, 9)
-    assert page.get_by_text("The best 3 are shown.").is_visible()
-    assert 1 < len(found) <= 3
+    assert page.get_by_text("The best 8 are shown.").is_visible()
+    assert 1 < len(found) <= 8
     downloads: list[str] = []
     page.on("download", lambda download: downloads.append(download.suggested_filename))
     page.get_by_role("button", name="Download all").click()

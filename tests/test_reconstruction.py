@@ -115,6 +115,7 @@ def test_the_api_gives_what_python_gives(asked: Asked, emoji: dalle_mini.Pipelin
     assert answer.status_code == 200
     told, found = answer.json(), emoji.reconstruct(photo(5))
     np.testing.assert_array_equal(from_base64(told.pop("picture"), found.picture.width), found.picture)
+    np.testing.assert_array_equal(from_base64(told.pop("grid"), 8), found.grid())
     assert told == found.facts()
 
 

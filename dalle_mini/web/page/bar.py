@@ -48,7 +48,8 @@ def examples(folder: Path, prompts: tuple[str, ...]) -> list[dict[str, Any]]:
     made = {read_metadata(path).get("prompt"): path for path in sorted(folder.glob("*.png"))}
     found = {prompt: made.get(prompt) for prompt in prompts}
     return [
-        {"prompt": prompt, "picture": data_url(Image.open(path)) if path else None} for prompt, path in found.items()
+        {"prompt": prompt, "picture": data_url(Image.open(path), "WEBP") if path else None}
+        for prompt, path in found.items()
     ]
 
 

@@ -5,6 +5,7 @@ language, comes before Gradio's first script: what Gradio itself takes as a head
 language of the browser.
 """
 
+import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -15,7 +16,12 @@ from dalle_mini.web.page.words import language_of
 TITLE = "DALL·E mini: words become pictures"
 DESCRIPTION = "Say what you would like to see. A small model draws it nine times and puts the best first."
 PICTURE = "/preview.jpg"
-GRADIOS = re.compile(r'<meta\s+(?:property="og:|name="twitter:|name="description")[^>]*>\s*')
+GRADIOS = re.compile(
+    r'<meta\s+(?:property="og:|name="twitter:|name="description")[^>]*>\s*'
+    # It fetches what makes a frame of huggingface.co as high as the page; embed.js tells that to everybody else's.
+    + ("" if "SPACE_ID" in os.environ else r"|<script>(?:(?!</script>).)*iframeResizer\.contentWindow.*?</script>"),
+    re.DOTALL,
+)
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Callable[[Any], Awaitable[None]]], Awaitable[None]]
