@@ -458,15 +458,17 @@ def test_page_is_as_wide_as_its_window_and_centred(
 def test_blog_post_with_the_app_embedded_works(phone: "Page", address: str) -> None:
     post = (app.ASSETS / "embed.html").read_text(encoding="utf-8")
     phone.set_content(post.replace("http://127.0.0.1:7860/", address))
-    frame = phone.frame_locator("iframe")
+    frame, element = phone.frame_locator("#frame"), phone.frame_locator("dalle-mini iframe")
     frame.get_by_role("button", name="Draw", exact=True).wait_for()
     assert phone.evaluate("document.documentElement.scrollWidth") == 360
     assert not frame.get_by_role("heading", name="DALL·E mini").is_visible(), "the compact page"
-    phone.wait_for_function("() => document.querySelector('iframe').style.height.endsWith('px')")
+    phone.locator("dalle-mini").scroll_into_view_if_needed()
+    assert len(wait_for_gallery(element, 9)) > 1, "it draws its own prompt"
     phone.wait_for_timeout(1000)
-    height = phone.evaluate("() => parseInt(document.querySelector('iframe').style.height)")
-    assert 500 < height < 1500, "it does not grow with its own frame"
-    assert phone.frames[1].evaluate("document.getElementById('about').getBoundingClientRect().bottom") <= height
+    height = phone.evaluate("() => parseInt(document.querySelector('dalle-mini iframe').style.height)")
+    assert 500 < height < 2000, "it does not grow with its own frame"
+    inside = next(each for each in phone.frames if "prompt=a+robot" in each.url)
+    assert inside.evaluate("document.getElementById('about').getBoundingClientRect().bottom") <= height
 
 
 # Links, and pictures of ours
