@@ -399,6 +399,20 @@ def test_page_speaks_the_language_that_it_says_it_does(
     assert page.evaluate("() => document.documentElement.lang") == lang
 
 
+def test_light_or_dark_is_the_browsers_until_somebody_chooses(page: "Page", address: str) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.goto(address)
+    is_dark = "() => document.body.classList.contains('dark')"
+    page.get_by_role("button", name="Light or dark").wait_for()
+    page.wait_for_function(is_dark)
+    page.get_by_role("button", name="Light or dark").click()
+    assert not page.evaluate(is_dark)
+    page.reload()
+    page.get_by_role("button", name="Light or dark").wait_for()
+    page.wait_for_timeout(500)
+    assert not page.evaluate(is_dark)
+
+
 def test_a_link_elsewhere_shows_our_title_and_a_picture_of_ours(address: str) -> None:
     html = httpx.get(address).text
     assert "Gradio" not in " ".join(re.findall(r"<meta[^>]*>", html))

@@ -14,6 +14,14 @@ window.sayAll = (within) => {
   for (const each of within.querySelectorAll("[data-say]")) each.textContent = say(each.dataset.say);
   for (const each of within.querySelectorAll("[data-label]")) each.ariaLabel = say(each.dataset.label);
 };
+// localStorage and sessionStorage; a frame of another site may have none, and then nothing is kept.
+window.store = (name) => {
+  try {
+    return window[name];
+  } catch {
+    return {};
+  }
+};
 // To our own server, which need not answer.
 window.tell = (path, sent) => {
   const headers = { "Content-Type": "application/json" };

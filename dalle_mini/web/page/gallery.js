@@ -20,12 +20,6 @@ window.gallery = (() => {
   };
   return {
     percent,
-    summary: ({ tiles, settings, seconds, notes }) => {
-      const shown = tiles.flatMap(({ ranks }) => ranks).length;
-      const facts = { drawn: settings.num_candidates, seconds: seconds.toFixed(1), different: tiles.length, shown };
-      const kind = tiles.length < shown ? "drawn" : "drawn-all";
-      return [say(kind, facts), ...(shown < facts.drawn ? [say("shown", facts)] : []), ...notes].join(" ");
-    },
     // Ready-made pictures, on the stage and beside the examples.
     empty: (box) => {
       grid(box, page.examples.length || 1, 4);

@@ -10,7 +10,7 @@ from dalle_mini.web.page.settings import usual
 from dalle_mini.web.page.words import WORDS
 
 FOLDER = Path(__file__).parent
-SCRIPTS: tuple[str, ...] = ("base", "tab", "share", "fields", "pictures", "actions", "opened")
+SCRIPTS: tuple[str, ...] = ("base", "tab", "share", "fields", "pictures", "report", "actions", "opened")
 SCRIPTS += ("gallery", "history", "drawing", "png", "embed", "ready")
 
 

@@ -2,13 +2,6 @@
 window.past = (() => {
   const MOST = 24;
   let galleries = [];
-  const store = (name) => {
-    try {
-      return window[name];
-    } catch {
-      return {}; // a frame of another site may have none
-    }
-  };
   const read = (from) => {
     try {
       return JSON.parse(from.galleries ?? "[]").filter(({ tiles }) => tiles.length);

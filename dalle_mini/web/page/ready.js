@@ -1,7 +1,7 @@
 // The head of the page, and what is done once, when Gradio has made all parts of it.
 addEventListener("click", ({ target }) => {
   if (target.id === "surprise") drawing.draw({ prompt: surprise() });
-  if (target.id === "theme") document.body.classList.toggle("dark");
+  if (target.id === "theme") store("localStorage").theme = document.body.classList.toggle("dark") ? "dark" : "light";
   if (target.closest?.("a[href='#card']")) document.querySelector("#card details").open = true;
 });
 addEventListener("change", ({ target }) => {
@@ -16,6 +16,8 @@ window.ready = () => {
   const found = parts.map((name) => document.getElementById(name));
   if (!found.every((part) => part?.firstElementChild)) return requestAnimationFrame(ready);
   found.forEach(sayAll);
+  const { theme } = store("localStorage"); // else Gradio's, which is the browser's
+  if (theme) document.body.classList.toggle("dark", theme === "dark");
   document.getElementById("language").value = page.lang;
   for (const each of document.querySelectorAll("#examples [data-draw]")) {
     const src = page.examples.find(({ prompt }) => prompt === each.dataset.draw)?.picture;

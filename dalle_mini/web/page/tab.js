@@ -1,9 +1,6 @@
 // What a tab knows of itself: an id, and what is in its fields. It survives a reload, and goes with the tab.
 window.tab = (() => {
-  let kept = {};
-  try {
-    kept = sessionStorage;
-  } catch {} // a frame of another site may have none
+  const kept = store("sessionStorage");
   const random = () => {
     const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID() is for https alone
     return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
