@@ -80,7 +80,8 @@ paths = st.sampled_from(PATHS) | st.builds(
 
 @pytest.fixture(scope="module")
 def client(emoji: dalle_mini.Pipeline) -> Iterator[httpx.Client]:
-    with app.launch(emoji) as address, httpx.Client(base_url=address, timeout=60) as found:
+    alone = httpx.Limits(max_keepalive_connections=0)  # a server may let go of one that waits, just when it is used
+    with app.launch(emoji) as address, httpx.Client(base_url=address, timeout=60, limits=alone) as found:
         yield found
 
 

@@ -151,7 +151,7 @@ def test_look_inside_shows_what_the_codes_keep_beside_the_picture(
 def test_tiling_is_asked_for_in_the_settings_and_looked_at_three_by_three(page: "Page", address: str) -> None:
     page.goto(address)
     set_candidates(page, 1)
-    page.locator("#set-seamless").get_by_label("all around").check()
+    page.get_by_label("Tiling").select_option("all around")
     page.locator("#set-negative_prompt textarea").fill("a white background")
     ask(page, "three hearts")
     (found,) = wait_for_gallery(page, 1)

@@ -26,8 +26,9 @@ def title() -> gr.HTML:
     )
 
 
-def prompt_bar() -> tuple[gr.Textbox, gr.Button]:
-    with gr.Row(elem_id="bar", equal_height=True):
+def prompt_bar() -> tuple[gr.Textbox, gr.HTML]:
+    """gr.Row and gr.Button would be eight more files to fetch."""
+    with gr.Column(elem_id="bar"):
         prompt = gr.Textbox(
             label=say("prompt"),
             placeholder=say("prompt"),
@@ -39,7 +40,7 @@ def prompt_bar() -> tuple[gr.Textbox, gr.Button]:
             elem_id="prompt",
             html_attributes=gr.InputHTMLAttributes(enterkeyhint="go", autocapitalize="off"),
         )
-        draw = gr.Button(say("draw"), variant="primary", scale=0, min_width=88, elem_id="draw")
+        draw = gr.HTML('<button type="button" data-say="draw"></button>', elem_id="draw", apply_default_css=False)
     return prompt, draw
 
 

@@ -9,7 +9,7 @@ window.drawing = (() => {
   document.addEventListener("keydown", (event) => {
     // Enter alone is Gradio's.
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.closest?.("#prompt")) {
-      document.getElementById("draw").click();
+      document.querySelector("#draw button").click();
     }
     if (event.key === "Escape" && now && !document.querySelector("dialog[open]")) drawing.stop();
   });

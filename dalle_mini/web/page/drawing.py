@@ -16,7 +16,7 @@ from dalle_mini.serving.request import Waiting
 from dalle_mini.web.answers import Answers, StorageError
 from dalle_mini.web.limits import visitor_at
 from dalle_mini.web.page import gr
-from dalle_mini.web.page.settings import settings_of
+from dalle_mini.web.page.settings import Control, settings_of
 from dalle_mini.web.page.stage import Answer, answer, values
 from dalle_mini.web.visits import Visits
 
@@ -29,12 +29,12 @@ class Page:
 
     tab: gr.Textbox  # names, see drawing.js
     prompt: gr.Textbox
-    draw: gr.Button
-    controls: dict[str, gr.Slider | gr.Textbox | gr.Radio]  # by the names of SamplingParams
+    draw: gr.HTML
+    controls: dict[str, Control]  # by the names of SamplingParams
     stage: gr.HTML
 
     @property
-    def fields(self) -> list[gr.Slider | gr.Textbox | gr.Radio]:
+    def fields(self) -> list[Control]:
         return [self.prompt, *self.controls.values()]
 
 

@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from dalle_mini.pictures import from_base64
-from dalle_mini.sampling_params import MAX_CANDIDATES, SEAMLESS, SamplingParams
+from dalle_mini.sampling_params import MAX_CANDIDATES, SamplingParams
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.words import say
 
-Control = gr.Slider | gr.Textbox | gr.Radio
+FOLDER = Path(__file__).parent
+Control = gr.Slider | gr.Textbox | gr.HTML
 # Setting: ends of its slider and step. What can be asked for reaches further: SamplingParams has the rules.
 SLIDERS = {
     "num_candidates": (1, MAX_CANDIDATES, 1),
@@ -32,19 +34,18 @@ def usual(defaults: SamplingParams) -> dict[str, Any]:
 def settings_panel(defaults: SamplingParams) -> dict[str, Control]:
     """Controls by the names of SamplingParams. The start is a field that nobody sees: start.js writes it."""
     shown, controls = usual(defaults), dict[str, Control]()
-    with gr.Row():
+    with gr.Column(elem_classes="side-by-side"):
         controls |= {name: _slider(name, shown[name]) for name in SLIDERS if name not in EXPERT}
         controls["negative_prompt"] = _text("negative_prompt", max_lines=5)
-    with gr.Accordion(say("expert"), open=True, elem_id="expert"), gr.Row():
+    with gr.Accordion(say("expert"), open=True, elem_id="expert"), gr.Column(elem_classes="side-by-side"):
         controls |= {name: _slider(name, shown[name]) for name in EXPERT}
         # Not a number, which shows 0 where it has no value.
         controls["seed"] = _text("seed", placeholder=say("random"))
-        controls["seamless"] = gr.Radio(
-            [(say(f"seamless-{axes or 'no'}"), axes) for axes in SEAMLESS],
-            value=shown["seamless"],
-            label=say("seamless"),
-            info=say("seamless-info"),
-            min_width=240,
+        controls["seamless"] = gr.HTML(  # gr.Radio would be four more files to fetch
+            shown["seamless"],
+            html_template=(FOLDER / "seamless.html").read_text(encoding="utf-8"),
+            js_on_load=(FOLDER / "seamless.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
             elem_id="set-seamless",
         )
     controls["start"] = gr.Textbox(visible=False)

@@ -44,4 +44,4 @@ def say(name: str) -> str:
 
 
 def _is_label(name: str) -> bool:
-    return name in LABELS or name.startswith("seamless-") or f"{name.removesuffix('-info')}-info" in WORDS["en"]
+    return name in LABELS or f"{name.removesuffix('-info')}-info" in WORDS["en"]
