@@ -16,6 +16,7 @@ from dalle_mini.web.page.words import language_of
 TITLE = "DALL·E mini: words become pictures"
 DESCRIPTION = "Say what you would like to see. A small model draws it nine times and puts the best first."
 PICTURE = "/preview.jpg"
+OPENING = '<p id="opening">🥑 DALL·E mini</p>'  # where the title will be; head.css
 GRADIOS = re.compile(
     r'<meta\s+(?:property="og:|name="twitter:|name="description")[^>]*>\s*'
     # It fetches what makes a frame of huggingface.co as high as the page; embed.js tells that to everybody else's.
@@ -71,4 +72,5 @@ def with_head(page: str, head: str) -> str:
         f'<meta {"name" if name.startswith("twitter") else "property"}="{name}" content="{content}">'
         for name, content in tags.items()
     )
-    return GRADIOS.sub("", page).replace("<style>", f"{ours}{head}<style>", 1)
+    page = GRADIOS.sub("", page).replace("<style>", f"{ours}{head}<style>", 1)
+    return re.sub("<body[^>]*>", rf"\g<0>{OPENING}", page, count=1)

@@ -14,7 +14,8 @@ addEventListener("change", ({ target }) => {
 window.ready = () => {
   const parts = ["title", "bar", "examples", "stage", "history", "tray", "settings", "start", "inside", "card", "about"];
   const found = parts.map((name) => document.getElementById(name));
-  if (!found.every((part) => part?.firstElementChild)) return requestAnimationFrame(ready);
+  // Nobody types before the fields are as they were left: what comes later would write over it.
+  if (!tab.isBack || !found.every((part) => part?.firstElementChild)) return requestAnimationFrame(ready);
   found.forEach(sayAll);
   const { theme } = store("localStorage"); // else Gradio's, which is the browser's
   if (theme) document.body.classList.toggle("dark", theme === "dark");
@@ -23,5 +24,5 @@ window.ready = () => {
     const src = page.examples.find(({ prompt }) => prompt === each.dataset.draw)?.picture;
     if (src) each.prepend(make("img", { src, alt: "", width: 34, height: 34 }));
   }
-  document.querySelector(".gradio-container").classList.add("there");
+  requestAnimationFrame(() => document.querySelector(".gradio-container").classList.add("there"));
 };

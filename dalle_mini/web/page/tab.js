@@ -15,6 +15,7 @@ window.tab = (() => {
   return {
     id: kept.tab,
     random,
+    isBack: false,
     fields: () => now,
     // The address that the tab has put there itself says nothing that its fields do not know better.
     put: (address) => (kept.address = address),
@@ -26,6 +27,7 @@ window.tab = (() => {
       now = fields.map((value, i) => (before[i] === value ? then[i] : value));
       const named = share.found();
       if (named) now = page.fields.map((name, i) => named[name] ?? now[i]);
+      tab.isBack = true;
       return [kept.tab, ...now];
     },
     keep: (...fields) => {
