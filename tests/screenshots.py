@@ -85,8 +85,10 @@ def main(folder: Path) -> None:
                 context.close()
         page = browser.new_page(viewport={"width": 700, "height": 900})
         page.set_content((app.ASSETS / "embed.html").read_text().replace("http://127.0.0.1:7860/", address))
+        page.frame_locator("#frame").get_by_role("button", name="Draw", exact=True).wait_for()
         page.locator("dalle-mini").scroll_into_view_if_needed()
         wait_for_gallery(page.frame_locator("dalle-mini iframe"), 9)
+        page.locator("#frame").scroll_into_view_if_needed()  # a browser paints no frame that is out of sight
         page.wait_for_timeout(500)
         Shot(folder, "light-frame")(page, "first", full_page=True)
         browser.close()
