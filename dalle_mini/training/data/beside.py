@@ -46,13 +46,12 @@ def folder_rows(found: Found, taken: frozenset[Path], *, captioned: bool, listed
             continue
         texts = {suffix: _content(file) for suffix, file in beside.items()} if captioned else {}
         yield from caption_rows(Row(found.name(path), None, path), texts, captioned=captioned)
-    described = {
-        _plain(path.with_name(name)) for path in found.pictures if path in taken for name in (path.name, path.stem)
-    }
-    for path in found.others:
-        if path not in used and path not in taken:
-            said = _plain(path.with_name(path.stem)) in described
-            yield pass_over(found.name(path), "captions that a table says instead" if said else _unused(path))
+    left = [path for path in found.others if path not in used and path not in taken]
+    pictures = [path for path in found.pictures if left and path in taken]
+    described = {_plain(path.with_name(name)) for path in pictures for name in (path.name, path.stem)}
+    for path in left:
+        said = _plain(path.with_name(path.stem)) in described
+        yield pass_over(found.name(path), "captions that a table says instead" if said else _unused(path))
 
 
 def caption_rows(row: Row, texts: Mapping[str, bytes], *, captioned: bool) -> Iterator[Row]:
