@@ -35,8 +35,7 @@ def swipe(page: "Page", over: "Locator", way: int) -> None:
 
 
 def test_every_part_is_reached_by_touch(phone: "Page", address: str) -> None:
-    phone.goto(f"{address}?seed=3")
-    phone.locator("#examples").get_by_role("button", name="a cat left of a pizza").tap()
+    phone.goto(f"{address}?prompt=a+cat+left+of+a+pizza&seed=3")
     found = wait_for_gallery(phone, 9)
     assert len(found) > 1, "a seed with several pictures"
     phone.locator("#stage .tile").first.tap()
@@ -58,7 +57,7 @@ def test_every_part_is_reached_by_touch(phone: "Page", address: str) -> None:
     hearts = wait_for_gallery(phone, 2)
     phone.locator("#history .thumb").nth(1).tap()
     assert pictures(phone) == found
-    phone.locator("#history .thumb").first.tap()
+    phone.locator("#history .thumb").nth(1).tap()  # what is looked at comes first
     assert pictures(phone) == hearts
     phone.locator("#inside summary").tap()
     phone.locator("#inside input[type=file]").set_input_files(PHOTO)
@@ -69,6 +68,8 @@ def test_every_part_is_reached_by_touch(phone: "Page", address: str) -> None:
     assert box
     phone.touchscreen.tap(box["x"] + 22 + 0.25 * (box["width"] - 44), box["y"] + box["height"] / 2)
     assert 15 < int(line.input_value()) < 35
+    phone.locator("#examples").get_by_role("button", name="a tiny dog").tap()
+    phone.wait_for_function("() => document.querySelector('#stage .beside h2')?.textContent === 'a tiny dog'")
     phone.locator("#card summary").tap()
     phone.get_by_text("Nor do we recommend it").wait_for()
 

@@ -32,6 +32,7 @@ window.opened = (() => {
   };
   const prepare = (found) => {
     let from = null;
+    found.querySelector(".close").onclick = () => found.close(); // a form with method="dialog" does nothing in Gradio
     found.querySelector(".previous").onclick = () => show(at - 1);
     found.querySelector(".next").onclick = () => show(at + 1);
     found.onkeydown = ({ key }) => ({ ArrowLeft: () => show(at - 1), ArrowRight: () => show(at + 1) })[key]?.();
