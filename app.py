@@ -35,12 +35,10 @@ from dalle_mini.web.page.bar import chips, examples, prompt_bar, title
 from dalle_mini.web.page.card import card
 from dalle_mini.web.page.drawing import Page, connect
 from dalle_mini.web.page.head import heads
-from dalle_mini.web.page.history import history
 from dalle_mini.web.page.look import footer, theme
 from dalle_mini.web.page.our_head import PICTURE, OurHead
-from dalle_mini.web.page.panels import panel
+from dalle_mini.web.page.part import part
 from dalle_mini.web.page.settings import settings_panel
-from dalle_mini.web.page.stage import stage
 from dalle_mini.web.page.tab import connect_tab
 from dalle_mini.web.page.texts import tokenizer_line
 from dalle_mini.web.page.tray import connect_tray, tray
@@ -70,13 +68,13 @@ def lay_out(pipeline: dalle_mini.Pipeline, shown: list[dict[str, Any]]) -> Page:
     title()
     prompt, draw = prompt_bar()
     chips(shown)
-    pictures = stage()
-    history()
+    pictures = part("stage", {})
+    part("history")
     words = tray(pipeline.vocabulary)
     with gr.Accordion(say("settings"), open=False, elem_id="settings"):
         controls = settings_panel(pipeline.defaults)
-    panel("start")
-    panel("inside")
+    part("start")
+    part("inside")
     card(tokenizer_line(pipeline), pipeline.model_card, (ASSETS / "MODEL_CARD.md").read_text(encoding="utf-8"))
     gr.HTML(footer(pipeline), elem_id="about", apply_default_css=False)
     page = Page(tab=gr.Textbox(visible=False), prompt=prompt, draw=draw, controls=controls, stage=pictures)

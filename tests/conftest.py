@@ -113,6 +113,15 @@ def emoji() -> Iterator["Pipeline"]:
 
 
 @pytest.fixture(scope="module")
+def address(emoji: "Pipeline") -> Iterator[str]:
+    """Of a page that the embedded model serves."""
+    import app
+
+    with app.launch(emoji) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def slow(emoji: "Pipeline") -> "Slow":
     from slow_pipeline import Slow
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-BYTES, REQUESTS, SHIFT = 300_000, 60, 0.1
+BYTES, REQUESTS, SHIFT = 300_000, 50, 0.1
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -67,7 +67,7 @@ def test_opening_the_page_costs_little_and_moves_nothing(page: "Page", slow_addr
     page.get_by_text("Drawn before by this model").wait_for()
     page.wait_for_timeout(500)
     assert sum(loaded) < BYTES
-    assert len(loaded) < REQUESTS
+    assert len(loaded) <= REQUESTS
     at_load = page.evaluate("moved")
     assert at_load < SHIFT
     ask(page, "a tiny dog")

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,12 +53,6 @@ BAD_SETTINGS = [
     ("top_p", 1.5),
 ]
 ODD_PROMPTS = ["a cat\x00\x07\x1b[31m", "🐱 🍕", "قطة بجانب بيتزا", "<script>alert(1)</script>"]
-
-
-@pytest.fixture(scope="module")
-def address(emoji: dalle_mini.Pipeline) -> Iterator[str]:
-    with app.launch(emoji) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -45,12 +45,6 @@ CARD_LINKS = (  # of the card that the project started from
 )
 
 
-@pytest.fixture(scope="module")
-def address(emoji: dalle_mini.Pipeline) -> Iterator[str]:
-    with app.launch(emoji) as address:
-        yield address
-
-
 @pytest.fixture
 def quiet(page: "Page") -> Iterator[list[str]]:
     """What the console of the page complains of: nothing."""
@@ -397,6 +391,13 @@ def test_page_speaks_the_language_that_it_says_it_does(
     page.get_by_text(WORDS[lang]["idle"]).wait_for()
     assert page.locator("#settings").inner_text().startswith(WORDS[lang]["settings"])
     assert page.evaluate("() => document.documentElement.lang") == lang
+
+
+def test_the_language_is_the_first_of_ours_that_the_browser_asks_for(address: str) -> None:
+    for asked, lang in (("it, pt-BR;q=0.8, de;q=0.5", "pt"), ("", "en"), ("*;q=., \xff", "en")):
+        answer = httpx.get(address, headers={"Accept-Language": asked.encode("latin1")})
+        assert f'"lang": "{lang}"' in answer.text
+        assert "Accept-Language" in answer.headers["Vary"]
 
 
 def test_light_or_dark_is_the_browsers_until_somebody_chooses(page: "Page", address: str) -> None:

@@ -1,26 +1,18 @@
 """Every part of the page by touch on a phone, and by keyboard alone."""
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from visitor import PROMPT, pictures, wait_for_gallery
 
 import app
-import dalle_mini
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 pytestmark = pytest.mark.browser
 PHOTO = app.ASSETS / "images" / "preview.jpg"
-
-
-@pytest.fixture(scope="module")
-def address(emoji: dalle_mini.Pipeline) -> Iterator[str]:
-    with app.launch(emoji) as address:
-        yield address
 
 
 def swipe(page: "Page", over: "Locator", way: int) -> None:

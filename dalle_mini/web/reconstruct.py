@@ -1,4 +1,4 @@
-"""POST /reconstruct, for programs: what the codes keep of a picture, which is in the request itself.
+"""POST /reconstruct, for the page and for programs: what the codes keep of a picture, which is in the request itself.
 
 Contract: {"picture": a data URL or base64} gives the facts of a `Reconstruction`, its picture and the grid of its codes
 as colours, PNGs as data URLs.

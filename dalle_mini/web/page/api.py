@@ -14,13 +14,14 @@ from typing import Any, get_type_hints
 from PIL import Image
 
 from dalle_mini.gallery import Candidate, Preview
-from dalle_mini.pictures import data_url, from_base64
+from dalle_mini.pictures import data_url
 from dalle_mini.pipeline import Pipeline
 from dalle_mini.sampling_params import FIRST, STRENGTH, SamplingParams
 from dalle_mini.serving.request import Waiting
 from dalle_mini.web.answers import Answers
 from dalle_mini.web.limits import visitor_at
 from dalle_mini.web.page import gr
+from dalle_mini.web.page.settings import sent
 from dalle_mini.web.page.texts import caption, messages
 
 # Settings after those that there have always been; a start is an argument of its own.
@@ -90,7 +91,7 @@ def api_function(
         settings["visitor"] = visitor_at(request.client.host)
         with messages(pipeline):
             if "start" in settings:
-                settings["start"] = _sent(settings["start"], pipeline.resolution)
+                settings["start"] = sent(settings["start"], pipeline.resolution)
             with closing(pipeline.stream(**settings)) as events:
                 answers.check()  # before anything is drawn for nothing
                 for event in events:
@@ -115,15 +116,6 @@ def api_function(
     draw.__signature__ = Signature(own, return_annotation=Iterator[dict[str, Any]])  # type: ignore[attr-defined]
     draw.__annotations__ = {each.name: each.annotation for each in own} | {"return": Iterator[dict[str, Any]]}
     return draw
-
-
-def _sent(start: Any, side: int) -> Any:
-    """What a stranger starts from: no text is a path. Raises ValueError."""
-    if isinstance(start, str):
-        return from_base64(start, side, setting="start")
-    if not isinstance(start, list):
-        raise ValueError(f"start must be a picture as a data URL, or codes, got {str(start)[:100]}")
-    return start
 
 
 def _told(rank: int, candidate: Candidate) -> dict[str, Any]:

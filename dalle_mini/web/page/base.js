@@ -22,9 +22,11 @@ window.store = (name) => {
     return {};
   }
 };
-// To our own server, which need not answer.
-window.tell = (path, sent) => {
+// To our own server; what is told need not be answered.
+window.post = (path, sent, more = {}) => {
   const headers = { "Content-Type": "application/json" };
-  const sending = { method: "POST", keepalive: true, headers, body: JSON.stringify(sent) };
-  fetch(`${gradio_config.root}/${path}`, sending).catch(() => {});
+  return fetch(`${gradio_config.root}/${path}`, { method: "POST", headers, body: JSON.stringify(sent), ...more });
 };
+window.tell = (path, sent) => post(path, sent, { keepalive: true }).catch(() => {});
+// A setting as a field and an address have it.
+window.asText = (value) => (typeof value === "object" ? JSON.stringify(value) : value);

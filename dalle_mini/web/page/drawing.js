@@ -42,8 +42,7 @@ window.drawing = (() => {
     recipe: ({ prompt, settings }) => ({ ...page.usual, show: tab.fields()[page.fields.indexOf("show")], ...settings, prompt }),
     fill: (settings) => {
       const before = tab.fields();
-      const text = (value) => (typeof value === "object" ? JSON.stringify(value) : value);
-      filling = page.fields.map((name, i) => (name in settings ? text(settings[name] ?? "") : before[i]));
+      filling = page.fields.map((name, i) => (name in settings ? asText(settings[name] ?? "") : before[i]));
       tab.keep(...filling);
       stage.trigger("fill");
     },

@@ -19,7 +19,7 @@ window.fields = (() => {
         if (!place()) return setTimeout(put, 50);
         if (place().id === "bar") place().after(told);
         else place().append(told);
-        const input = place().querySelector("textarea, input");
+        const input = place().querySelector("textarea, input, select");
         input.setAttribute("aria-describedby", "refused");
         if (setting) input.focus();
       };

@@ -11,7 +11,7 @@ from dalle_mini.web.page.words import WORDS
 
 FOLDER = Path(__file__).parent
 SCRIPTS: tuple[str, ...] = ("base", "tab", "share", "fields", "pictures", "report", "actions", "opened")
-SCRIPTS += ("gallery", "history", "drawing", "png", "embed", "ready")
+SCRIPTS += ("gallery", "past", "drawing", "png", "embed", "ready")
 
 
 def heads(pipeline: Pipeline, examples: list[dict[str, Any]], fields: list[str]) -> dict[str, str]:

@@ -1,47 +1,30 @@
-// The drawings of this tab, newest first: they survive a reload with it, and its end where that is asked for.
-window.past = (() => {
-  const MOST = 24;
-  let galleries = [];
-  const read = (from) => {
-    try {
-      return JSON.parse(from.galleries ?? "[]").filter(({ tiles }) => tiles.length);
-    } catch {
-      return []; // another version's
-    }
-  };
-  const keep = () => {
-    for (const name of past.isKept() ? ["localStorage", "sessionStorage"] : ["sessionStorage"]) {
-      for (let most = galleries.length; most; most = Math.floor(most / 2)) {
-        try {
-          store(name).galleries = JSON.stringify(galleries.slice(0, most));
-          break;
-        } catch {} // it is full
-      }
-    }
-  };
-  const id = ({ prompt, settings, seed }) => JSON.stringify([prompt, settings, seed]);
-  return {
-    isKept: () => store("localStorage").keep === "yes",
-    load: () => {
-      const all = [...read(store("sessionStorage")), ...read(store("localStorage"))];
-      galleries = all.filter((each, i) => all.findIndex((other) => id(other) === id(each)) === i).slice(0, MOST);
-      return galleries;
-    },
-    add: (value) => {
-      galleries = [value, ...galleries.filter((each) => id(each) !== id(value))].slice(0, MOST);
-      keep();
-    },
-    keepHere: (wanted) => {
-      store("localStorage").keep = wanted ? "yes" : "no";
-      if (!wanted) delete store("localStorage").galleries;
-      keep();
-    },
-    clear: () => {
-      galleries = [];
-      for (const name of ["localStorage", "sessionStorage"]) delete store(name).galleries;
-    },
-    all: () => galleries,
-    // What an address names, as it was drawn.
-    find: (link) => galleries.find((each) => share.link(each) === link),
-  };
-})();
+// A thumbnail of every drawing of the tab. Runs when Gradio has made history.html.
+const [section, strip, kept, clear] = ["section", ".strip", "input", ".clear"].map((name) => element.querySelector(name));
+// Before the first is drawn there is a place for it, so that nothing moves when it comes.
+const show = (isComing = false) => {
+  section.hidden = !isComing && !past.all().length;
+  strip.replaceChildren(
+    ...past.all().map((value) => {
+      const image = make("img", { src: value.tiles[0].picture, alt: value.prompt, width: 72, height: 72 });
+      const found = make("button", { type: "button", className: "thumb", title: value.prompt }, image);
+      found.onclick = () => {
+        drawing.stop();
+        stage.show(value);
+        drawing.fill({ ...drawing.recipe(value), seed: String(value.seed) });
+        document.querySelector("#stage .told").scrollIntoView({ block: "start" });
+      };
+      return found;
+    }),
+  );
+};
+sayAll(element);
+kept.checked = past.isKept();
+kept.onchange = () => past.keepHere(kept.checked);
+clear.onclick = () => {
+  past.clear();
+  show();
+  document.querySelector("#prompt textarea").focus();
+};
+past.load();
+show();
+past.changed = show;

@@ -21,17 +21,15 @@ window.inside = {
     if (!picture) return;
     told.hidden = true;
     try {
-      const headers = { "Content-Type": "application/json" };
-      const asked = { method: "POST", headers, body: JSON.stringify({ picture }) };
-      const answer = await fetch(`${gradio_config.root}/reconstruct`, asked);
+      const answer = await post("reconstruct", { picture });
       const found = await answer.json();
-      if (!answer.ok) throw new Error(found.detail);
-      show(picture, found);
-      seen.hidden = false;
-    } catch (error) {
-      told.textContent = error instanceof TypeError ? say("lost") : error.message;
-      told.hidden = false;
+      if (answer.ok) show(picture, found);
+      told.textContent = found.detail ?? "";
+    } catch {
+      told.textContent = say("no-answer");
     }
+    told.hidden = !told.textContent;
+    seen.hidden = !told.hidden;
   },
 };
 input.onchange = () => inside.take(input.files[0]);

@@ -50,7 +50,8 @@ class OurHead:
                 return
             changed = with_head(body.decode(), head).encode()
             headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
-            await send({**start, "headers": [*headers, (b"content-length", str(len(changed)).encode())]})
+            headers += [(b"content-length", str(len(changed)).encode()), (b"vary", b"Accept-Language")]
+            await send({**start, "headers": headers})
             await send({"type": "http.response.body", "body": changed})
 
         await self._app(scope, receive, rewrite)

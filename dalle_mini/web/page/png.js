@@ -1,5 +1,5 @@
 // A picture of ours that is dropped anywhere, or pasted, brings back its prompt, its settings and its seed; any other is
-// one to start from. It is read here: nothing is uploaded. What a PNG says of itself is in its tEXt and iTXt chunks (PNG specification, 11.3.4).
+// one to start from. Both are read here, and no file is uploaded. What a PNG says of itself is in its tEXt and iTXt chunks (PNG specification, 11.3.4).
 window.png = (() => {
   const chunks = function* (bytes) {
     const view = new DataView(bytes);

@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from dalle_mini.pictures import from_base64
 from dalle_mini.sampling_params import MAX_CANDIDATES, SamplingParams
 from dalle_mini.web.page import gr
+from dalle_mini.web.page.part import part
 from dalle_mini.web.page.words import say
 
-FOLDER = Path(__file__).parent
 Control = gr.Slider | gr.Textbox | gr.HTML
 # Setting: ends of its slider and step. What can be asked for reaches further: SamplingParams has the rules.
 SLIDERS = {
@@ -41,13 +40,8 @@ def settings_panel(defaults: SamplingParams) -> dict[str, Control]:
         controls |= {name: _slider(name, shown[name]) for name in EXPERT}
         # Not a number, which shows 0 where it has no value.
         controls["seed"] = _text("seed", placeholder=say("random"))
-        controls["seamless"] = gr.HTML(  # gr.Radio would be four more files to fetch
-            shown["seamless"],
-            html_template=(FOLDER / "seamless.html").read_text(encoding="utf-8"),
-            js_on_load=(FOLDER / "seamless.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-            elem_id="set-seamless",
-        )
+        # gr.Radio would be four more files to fetch.
+        controls["seamless"] = part("seamless", shown["seamless"], elem_id="set-seamless")
     controls["start"] = gr.Textbox(visible=False)
     return controls
 
@@ -79,10 +73,17 @@ def settings_of(fields: dict[str, Any], side: int) -> dict[str, Any]:
             raise ValueError(f"start must be what the page makes of a picture, got {str(fields['start'])[:100]!r}")
     if start and "from" in start:
         given |= {name: start[name] for name in ("keep", "strength") if name in start}
-        start = start["from"]
-        if isinstance(start, str):
-            start = from_base64(start, side, setting="start")
+        start = sent(start["from"], side)
     return given | {"start": start}
+
+
+def sent(start: Any, side: int) -> Any:
+    """What a stranger starts from: no text is a path. Raises ValueError."""
+    if isinstance(start, str):
+        return from_base64(start, side, setting="start")
+    if not isinstance(start, list):
+        raise ValueError(f"start must be a picture as a data URL, or codes, got {str(start)[:100]}")
+    return start
 
 
 def whole(text: str) -> int | str | None:

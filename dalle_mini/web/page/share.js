@@ -2,13 +2,12 @@
 window.share = (() => {
   const OURS = ["prompt", ...page.fields.slice(1)];
   const isUsual = (name, value) => name !== "prompt" && name !== "seed" && value === page.usual[name];
-  const text = (value) => (typeof value === "object" ? JSON.stringify(value) : value);
   return {
     link: ({ prompt, settings, seed }) => {
       const found = new URL(location.href);
       for (const name of OURS) found.searchParams.delete(name);
       for (const [name, value] of Object.entries({ prompt, ...settings, seed })) {
-        if (!isUsual(name, value)) found.searchParams.set(name, text(value));
+        if (!isUsual(name, value)) found.searchParams.set(name, asText(value));
       }
       found.hash = "";
       return found.href;

@@ -26,10 +26,8 @@ from dalle_mini.pictures import data_url
 from dalle_mini.sampling_params import SamplingParams
 from dalle_mini.serving.refusals import RefusedError
 from dalle_mini.serving.request import Waiting
-from dalle_mini.web.page import gr
 from vqgan.files import CheckpointError
 
-FOLDER = Path(__file__).parent
 SETTINGS = ("prompt", "keep", "strength", *(field.name for field in dataclasses.fields(SamplingParams)))
 
 
@@ -39,16 +37,6 @@ class Answer:
 
     facts: dict[str, Any]
     tiles: list[tuple[Path, dict[str, Any]]]
-
-
-def stage() -> gr.HTML:
-    return gr.HTML(
-        {},
-        html_template=(FOLDER / "stage.html").read_text(encoding="utf-8"),  # no braces: values are never part of it
-        js_on_load=(FOLDER / "stage.js").read_text(encoding="utf-8"),
-        apply_default_css=False,
-        elem_id="stage",
-    )
 
 
 def answer(gallery: Gallery, paths: list[Path]) -> Answer:

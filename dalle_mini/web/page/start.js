@@ -5,6 +5,15 @@ const [details, input, given, image, free, line, facts, forget] = [
 ].map((name) => element.querySelector(name));
 const put = (start) => drawing.fill({ start: start ? JSON.stringify(start) : "" });
 let now = null;
+// Whatever stands in an address: the server says what is wrong with it, and no other host is asked for a picture.
+const read = (field) => {
+  try {
+    const found = field ? JSON.parse(field) : null;
+    return found && { ...found, picture: /^data:image\//.test(found.picture) ? found.picture : null };
+  } catch {
+    return {};
+  }
+};
 window.starting = {
   // A picture that was drawn, or one of somebody's own: the upper half is kept at first.
   from: (picture, codes = null) => {
@@ -21,7 +30,7 @@ window.starting = {
     line.focus({ preventScroll: true });
   },
   show: (field) => {
-    now = field ? JSON.parse(field) : null;
+    now = read(field);
     given.hidden = !now;
     for (const each of [image, free, line]) each.hidden = !now?.picture;
     image.src = now?.picture ?? "";

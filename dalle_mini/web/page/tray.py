@@ -4,7 +4,6 @@ Only for models that list their words (dalle_mini/vocabulary.py).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import emoji
@@ -12,8 +11,8 @@ import emoji
 from dalle_mini.vocabulary import Vocabulary, forms
 from dalle_mini.web.page import gr
 from dalle_mini.web.page.drawing import OWN, Page
+from dalle_mini.web.page.part import part
 
-FOLDER = Path(__file__).parent
 MOST = 500  # things that are shown
 # What stands before a thing, and what after it; shown where a model knows all of its words.
 BEFORE = ("two", "three", "four", "tiny", "small", "big", "huge")
@@ -22,13 +21,7 @@ AFTER = tuple(f"on a {colour} background" for colour in ("white", "yellow", "blu
 
 
 def tray(vocabulary: Vocabulary | None) -> gr.HTML:
-    return gr.HTML(
-        {"known": known(vocabulary) if vocabulary else None},
-        html_template=(FOLDER / "tray.html").read_text(encoding="utf-8"),
-        js_on_load=(FOLDER / "tray.js").read_text(encoding="utf-8"),
-        apply_default_css=False,
-        elem_id="tray",
-    )
+    return part("tray", {"known": known(vocabulary) if vocabulary else None})
 
 
 def known(vocabulary: Vocabulary) -> dict[str, Any]:
