@@ -22,6 +22,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from dalle_mini.notes import Note
 from dalle_mini.sampling_params import MAX_CANDIDATES, STRENGTH, SamplingParams, whole
 
 SOFTWARE = "DALL·E mini"
@@ -121,7 +122,7 @@ class Gallery(Sequence[Candidate]):
 
     candidates: Sequence[Candidate]  # at least one, in any order
     seconds: float
-    notes: Sequence[str] = ()  # for people, e.g. "the prompt was cut to 64 tokens"
+    notes: Sequence[Note] = ()
 
     def __post_init__(self) -> None:
         ranked = sorted(self.candidates, key=lambda c: (0.0 if c.score is None else -c.score, c.index))

@@ -26,6 +26,7 @@ from PIL import Image
 import vqgan
 from dalle_mini.config import ModelConfig
 from dalle_mini.gallery import Candidate, Gallery, Preview, read_recipe
+from dalle_mini.notes import Note
 from dalle_mini.reconstruction import Reconstruction, reconstruct
 from dalle_mini.sampling_params import MAX_SEED, SamplingParams
 from dalle_mini.seamless import middle, surrounded
@@ -226,19 +227,19 @@ class Pipeline:
         prompts, pictures = zip(*pairs, strict=True)
         return self.reranker.score(prompts, np.stack(pictures)).tolist()
 
-    def _notes(self, tokens: TokenizedPrompt, params: SamplingParams, *, whole: int) -> list[str]:
-        notes = []
-        texts = (("", tokens.text, tokens.truncated), ("negative ", tokens.negative, tokens.negative_truncated))
-        for kind, text, truncated in texts:
-            unknown = self.vocabulary.notes(text) if self.vocabulary else []
-            notes += [f"{kind}prompt: {note}" if kind else note for note in unknown]
-            if truncated:
-                length = self.config.max_text_length
-                notes.append(f"the {kind}prompt is longer than the model reads and was cut to {length} tokens")
+    def _notes(self, tokens: TokenizedPrompt, params: SamplingParams, *, whole: int) -> list[Note]:
+        length, notes = self.config.max_text_length, list[Note]()
+        if self.vocabulary:
+            notes += self.vocabulary.notes(tokens.text)
+            notes += [Note("negative", note=note) for note in self.vocabulary.notes(tokens.negative)]
+        if tokens.truncated:
+            notes.append(Note("cut", length=length))
+        if tokens.negative_truncated:
+            notes.append(Note("cut-negative", length=length))
         if tokens.negative and params.condition_scale == 1:
-            notes.append("negative_prompt changes nothing where condition_scale is 1")
+            notes.append(Note("no-guidance"))
         if whole < params.num_candidates:
-            notes.append(f"{whole} of {params.num_candidates} candidates were whole after {params.seconds:g} s")
+            notes.append(Note("late", whole=whole, asked=params.num_candidates, seconds=f"{params.seconds:g}"))
         return notes
 
     def warm_up(self) -> None:

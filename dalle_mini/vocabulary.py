@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from dalle_mini import text
+from dalle_mini.notes import Note
 from vqgan.files import CheckpointError, read_json, write_text
 
 FILE = "words.json"
@@ -79,18 +80,16 @@ class Vocabulary:
         alike = [known for known in self._by_initial.get(word[0], ()) if abs(len(known) - len(word)) <= 2]
         return next(iter(difflib.get_close_matches(word, alike, n=1, cutoff=0.8)), None)
 
-    def notes(self, prompt: str) -> list[str]:
+    def notes(self, prompt: str) -> list[Note]:
         """A sentence for people about the unknown words of a prompt; none if there are none."""
         unknown = self.unknown(prompt)
         if not unknown:
             return []
-        named = [f"{word} (nearest: {near})" if (near := self.nearest(word)) else word for word in unknown[:NAMED]]
-        if more := len(unknown) - len(named):
-            named.append(f"{more:,} more")
-        known = f"{len(self.words):,} words"
-        if self.things:
-            known = f"{len(self.things):,} things, such as {', '.join(list(self.things)[:NAMED])}"
-        return [f"I have never seen: {', '.join(named)}. I know {known}."]
+        named = [(word, self.nearest(word)) for word in unknown[:NAMED]]
+        facts = {"unknown": named, "more": len(unknown) - len(named)}
+        if not self.things:
+            return [Note("unknown-words", known=f"{len(self.words):,}", **facts)]
+        return [Note("unknown", known=f"{len(self.things):,}", such=", ".join(list(self.things)[:NAMED]), **facts)]
 
     @cached_property
     def _by_initial(self) -> dict[str, list[str]]:

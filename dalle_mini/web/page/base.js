@@ -9,6 +9,13 @@ window.make = (tag, properties = {}, ...children) => {
   return found;
 };
 window.say = (name, values = {}) => page.words[name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+// A note of the server; see dalle_mini/notes.py.
+window.sentence = ({ name, facts }) => {
+  const { unknown = [], more, note } = facts;
+  const words = unknown.map(([word, near]) => (near ? say("nearest", { word, near }) : word));
+  if (more) words.push(say("others", { more: more.toLocaleString(page.lang) }));
+  return say(name, { ...facts, unknown: words.join(", "), note: note && sentence(note) });
+};
 // The elements with data-say hold sentences in the language of the page.
 window.sayAll = (within) => {
   for (const each of within.querySelectorAll("[data-say]")) each.textContent = say(each.dataset.say);

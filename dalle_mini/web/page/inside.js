@@ -24,9 +24,9 @@ window.inside = {
       const answer = await post("reconstruct", { picture });
       const found = await answer.json();
       if (answer.ok) show(picture, found);
-      told.textContent = found.detail ?? "";
+      Object.assign(told, { lang: "en", textContent: found.detail ?? "" });
     } catch {
-      told.textContent = say("no-answer");
+      Object.assign(told, { lang: page.lang, textContent: say("no-answer") });
     }
     told.hidden = !told.textContent;
     seen.hidden = !told.hidden;

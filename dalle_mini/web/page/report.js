@@ -26,7 +26,8 @@ window.report = (() => {
       const shown = tiles.flatMap(({ ranks }) => ranks).length;
       const facts = { drawn: settings.num_candidates, seconds: seconds.toFixed(1), different: tiles.length, shown };
       const kind = tiles.length < shown ? "drawn" : "drawn-all";
-      report.tell([say(kind, facts), ...(shown < facts.drawn ? [say("shown", facts)] : []), ...notes].join(" "));
+      const more = shown < facts.drawn ? [say("shown", facts)] : [];
+      report.tell([say(kind, facts), ...more, ...notes.map(sentence)].join(" "));
       document.getElementById("pace").textContent = (seconds / facts.drawn).toFixed(2);
     },
     // Before anything is drawn.

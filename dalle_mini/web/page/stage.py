@@ -50,7 +50,7 @@ def answer(gallery: Gallery, paths: list[Path]) -> Answer:
         "model": gallery.model,
         "settings": gallery.params.to_dict(),
         "seconds": gallery.seconds,
-        "notes": list(gallery.notes),
+        "notes": [note.to_dict() for note in gallery.notes],
     }
     tiles = []
     for same in ranks.values():

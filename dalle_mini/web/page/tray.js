@@ -43,7 +43,7 @@ if (known) {
 element.querySelector("details").hidden = !known;
 watch("value", () => {
   const { prompt: asked, notes } = props.value;
-  if (notes && asked === prompt().value) report.hint(notes.join(" "));
+  if (notes && asked === prompt().value) report.hint(notes.map(sentence).join(" "));
 });
 const any = (list) => list[Math.floor(Math.random() * list.length)];
 window.surprise = () => {

@@ -48,6 +48,7 @@ def connect_tray(page: Page, shown: gr.HTML, vocabulary: Vocabulary | None) -> N
     """While somebody types: the script asks when they pause."""
 
     def look(prompt: str | None) -> dict[str, Any]:
-        return {"prompt": prompt, "notes": vocabulary.notes(prompt or "") if vocabulary else []}
+        notes = vocabulary.notes(prompt or "") if vocabulary else []
+        return {"prompt": prompt, "notes": [note.to_dict() for note in notes]}
 
     shown.typed(look, page.prompt, shown, queue=False, trigger_mode="always_last", **OWN)

@@ -1,12 +1,17 @@
-"""What the page says, in words.json: {language: {name: sentence}}; the scripts fill in `{...}`."""
+"""What the page says, in words.json: {language: {name: sentence}}; the scripts fill in `{...}`.
+
+The English of notes is the pipeline's.
+"""
 
 import json
 from pathlib import Path
 
+from dalle_mini.notes import SENTENCES
 from dalle_mini.web.page import gr
 
 LABELS = ("prompt", "settings", "expert", "random")  # and the settings, which have an "-info"
 WORDS: dict[str, dict[str, str]] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+WORDS["en"] |= SENTENCES
 
 
 def i18n() -> gr.I18n:
