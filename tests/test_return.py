@@ -181,3 +181,41 @@ def test_fields_are_kept_without_drawing_and_a_gallery_outlives_its_files(
     page.wait_for_function("() => document.querySelector('textarea')?.value === 'a cat'")
     page.locator("#stage .ranked").wait_for()
     assert pictures(page) == found, "the browser has it"
+
+
+LATE = """
+    window.joined = 0;
+    window.held = false;
+    const ask = window.fetch;
+    window.fetch = async (...given) => {
+        const address = given[0].url ?? String(given[0]);
+        const answer = await ask(...given);
+        window.joined += address.includes("/queue/join");
+        if (!address.includes("/queue/data")) return answer;
+        const before = window.joined;
+        const transform = async (text, out) => {
+            const end = text.indexOf('data: {"msg":"close_stream"');
+            out.enqueue(end < 0 ? text : text.slice(0, end));
+            if (end < 0) return;
+            window.held = true;
+            while (window.joined === before) await new Promise((done) => setTimeout(done, 20));
+            await new Promise((done) => setTimeout(done, 200));
+            window.held = false;
+            out.enqueue(text.slice(end));
+        };
+        const body = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(new TransformStream({ transform }));
+        return new Response(body.pipeThrough(new TextEncoderStream()), answer);
+    };
+"""
+
+
+def test_a_stream_that_gradio_closes_when_something_new_is_asked_for_is_opened_again(
+    page: "Page", address: str
+) -> None:
+    page.add_init_script(LATE)
+    page.goto(address)
+    for prompt in ("a cat", "a dog"):
+        page.wait_for_function("() => window.held")
+        ask(page, prompt)
+        page.get_by_role("heading", name=prompt).wait_for()
+        wait_for_gallery(page, 9)

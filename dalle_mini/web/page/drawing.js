@@ -5,6 +5,14 @@ window.drawing = (() => {
   let stopped = ""; // the name of the last one that is not wanted any more
   const asking = []; // those that Gradio has not sent yet
   let filling = [];
+  // Gradio closes the stream of a tab when all of its events have ended, and may do so after it has taken a new one,
+  // which then is not heard of (6.31). Any other event opens the stream again.
+  const listen = (one) =>
+    setTimeout(() => {
+      if (one !== now || one.isHeard) return;
+      stage.trigger("hear");
+      listen(one);
+    }, 3000);
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
   document.addEventListener("keydown", (event) => {
     // Enter alone is Gradio's.
@@ -27,6 +35,7 @@ window.drawing = (() => {
       asking.push(now);
       stage.begin(now);
       stage.trigger("draw");
+      listen(now);
     },
     asked: () => {
       const next = asking.shift();
@@ -57,7 +66,9 @@ window.drawing = (() => {
     // Whether a value of the server is about the drawing that is shown. A page that was left and came back takes it up.
     isWanted: (value) => {
       if (!now && value.drawing !== stopped && !stage.isAsked) now = { name: value.drawing, fields: tab.fields() };
-      return now?.name === value.drawing;
+      if (now?.name !== value.drawing) return false;
+      now.isHeard = true;
+      return true;
     },
     ended: () => (now = null),
     lost: () => now && stage.refuse({ refused: say("lost"), setting: null }),

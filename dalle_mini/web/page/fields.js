@@ -8,9 +8,9 @@ window.fields = (() => {
       setTimeout(then); // Gradio has the fields of a panel when it is open
     },
     forgive: () => document.querySelectorAll(".refused").forEach((each) => each.remove()),
-    refuse: (refused, setting) => {
+    refuse: (refused, setting, lang = page.lang) => {
       fields.forgive();
-      const told = make("p", { className: "refused", id: "refused" });
+      const told = make("p", { className: "refused", id: "refused", lang });
       told.setAttribute("role", "alert");
       told.textContent = setting ? refused.replace(setting, say(setting)) : refused;
       const own = { prompt: "bar", start: "start", keep: "start", strength: "start" };

@@ -30,11 +30,11 @@ window.stage = {
     report.tell(say("stopped"));
     back();
   },
-  refuse: ({ refused, setting }) => {
+  refuse: ({ refused, setting, lang }) => {
     drawing.ended();
     report.tell("");
     back();
-    fields.refuse(refused, setting);
+    fields.refuse(refused, setting, lang);
   },
   show: (value) => {
     shown = value;
@@ -53,7 +53,7 @@ const told = {
     gallery.paint(pictures, value);
   },
   tiles: stage.show,
-  refused: stage.refuse,
+  refused: (value) => stage.refuse({ ...value, lang: "en" }),
   stopped: stage.stopped,
 };
 stop.onclick = () => drawing.stop();
@@ -69,4 +69,4 @@ watch("value", () => {
   told[Object.keys(told).find((name) => name in value)](value);
 });
 ready();
-// Python listens to "draw" and "fill".
+// Python listens to "draw", "hear" and "fill".
