@@ -24,6 +24,7 @@ from visitor import PROMPT, ask, drop, open_settings, pictures, set_candidates, 
 import app
 import dalle_mini
 from dalle_mini.gallery import read_metadata
+from dalle_mini.notes import Note
 from dalle_mini.web import visits
 from dalle_mini.web.page.bar import LANGUAGES
 from dalle_mini.web.page.words import WORDS
@@ -134,19 +135,22 @@ def test_a_tap_on_a_phone_shows_something_at_once_and_the_best_picture_is_in_sig
 
 
 def test_stop_ends_the_drawing_brings_the_gallery_before_back_and_the_next_request_works(
-    page: "Page", slow_address: str, slow: Slow, quiet: list[str]
+    page: "Page", slow_address: str, slow: Slow, held: threading.Event, quiet: list[str]
 ) -> None:
     page.goto(slow_address)
     set_candidates(page, 1)
+    held.set()
     ask(page, "a tiny dog")
     before = wait_for_gallery(page, 1)
     early = slow.closed_early
+    held.clear()
     ask(page, "a big strawberry")
     page.get_by_text(re.compile(r"row \d of 8")).wait_for()
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").wait_for()
     assert pictures(page) == before
     assert eventually(lambda: slow.closed_early == early + 1)
+    held.set()
     ask(page, "a big strawberry")
     assert wait_for_gallery(page, 1) != before
 
@@ -172,7 +176,7 @@ def test_stop_before_the_server_has_heard_of_it_draws_nothing(
 
 
 def test_another_prompt_replaces_what_is_being_drawn(
-    page: "Page", slow_address: str, slow: Slow, quiet: list[str]
+    page: "Page", slow_address: str, slow: Slow, held: threading.Event, quiet: list[str]
 ) -> None:
     page.goto(slow_address)
     set_candidates(page, 1)
@@ -180,9 +184,10 @@ def test_another_prompt_replaces_what_is_being_drawn(
     ask(page, "a tiny dog")
     page.get_by_text(re.compile(r"row \d of 8")).wait_for()
     ask(page, "a big strawberry")
+    assert eventually(lambda: slow.closed_early == early + 1)
+    held.set()
     wait_for_gallery(page, 1)
     assert page.locator("#stage .beside h2").inner_text() == "a big strawberry"
-    assert eventually(lambda: slow.closed_early == early + 1)
     page.wait_for_timeout(500)
     assert page.locator("#stage .beside h2").inner_text() == "a big strawberry", "nothing of the other comes late"
 
@@ -391,6 +396,18 @@ def test_page_speaks_the_language_that_it_says_it_does(
     page.get_by_text(WORDS[lang]["idle"]).wait_for()
     assert page.locator("#settings").inner_text().startswith(WORDS[lang]["settings"])
     assert page.evaluate("() => document.documentElement.lang") == lang
+
+
+def test_notes_are_said_in_the_language_of_the_page(page: "Page", address: str) -> None:
+    unknown = Note("unknown", unknown=[("taxi", "car"), ("zebra", None)], more=2995, known="66", such="cat, dog")
+    notes = [unknown, Note("negative", note=unknown), Note("cut", length=32), Note("no-guidance")]
+    page.goto(address)
+    assert page.evaluate("notes => notes.map(sentence)", [note.to_dict() for note in notes]) == notes
+    page.goto(f"{address}?lang=fr")
+    page.get_by_label(WORDS["fr"]["prompt"]).press_sequentially("un astronaute")
+    page.get_by_text("Je n’ai jamais vu : un, astronaute. Je connais 66 choses en anglais").wait_for()
+    page.get_by_label(WORDS["fr"]["prompt"]).press("Enter")
+    page.get_by_text(re.compile("dessinées en .*Je n’ai jamais vu : un, astronaute")).wait_for()
 
 
 def test_the_language_is_the_first_of_ours_that_the_browser_asks_for(address: str) -> None:

@@ -29,6 +29,10 @@ def open_settings(tab: "Tab") -> None:
     if not tab.get_by_placeholder("random").is_visible():
         tab.get_by_role("button", name="Settings").click()
         tab.get_by_placeholder("random").wait_for()
+        # Gradio fills the fields of a panel once more, a frame after it has shown them.
+        tab.locator("body").evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
 
 
 def set_candidates(tab: "Tab", candidates: float) -> None:

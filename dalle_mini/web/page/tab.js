@@ -27,8 +27,12 @@ window.tab = (() => {
       now = fields.map((value, i) => (before[i] === value ? then[i] : value));
       const named = share.found();
       if (named) now = page.fields.map((name, i) => named[name] ?? now[i]);
-      tab.isBack = true;
       return [kept.tab, ...now];
+    },
+    // The next event of Gradio: only now are they in the fields.
+    backed: (id) => {
+      tab.isBack = true;
+      return id;
     },
     keep: (...fields) => {
       now = fields;
