@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("dalle_mini", "vqgan", "clip_rerank")
 FILES = [ROOT / "app.py", *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 350, 40  # the longest is model.py: the transformer in one file
+MOST_LINES_OF_A_SCRIPT = 70  # of the page: a screen
 TORCH = ("torch", "open_clip")
 HAS_TORCH = ("clip_rerank", "dalle_mini.training.clip")  # a package and what is in it
 
@@ -109,6 +110,14 @@ def test_files_and_functions_are_short():
             if isinstance(node, ast.FunctionDef) and (lines := lines_of(node)) > MOST_LINES_OF_A_FUNCTION:
                 long.append(f"{path.relative_to(ROOT)}: {node.name} has {lines} lines")
     assert long == []
+
+
+def test_no_script_is_longer_than_a_screen():
+    scripts = {
+        path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "dalle_mini").rglob("*.js")
+    }
+    assert len(scripts) > 10
+    assert {name: lines for name, lines in scripts.items() if lines > MOST_LINES_OF_A_SCRIPT} == {}
 
 
 def lines_of(function: ast.FunctionDef) -> int:

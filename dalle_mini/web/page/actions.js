@@ -17,20 +17,20 @@ window.actions = (() => {
   const save = ({ picture, name }) => make("a", { href: picture, download: name }).click();
   const again = (of, settings) => {
     opened.close();
-    drawing.draw({ ...drawing.recipe(of), seed: "", ...settings });
+    drawing.draw({ ...fields.recipe(of), seed: "", ...settings });
   };
   const more = (of, codes) => {
     again(of, { start: { from: codes, strength: page.strength } });
-    drawing.fill({ start: "" }); // the next one does not start from it
+    fields.fill({ start: "" }); // the next one does not start from it
   };
   const complete = (of, { picture, codes }) => {
     opened.close();
-    drawing.fill({ ...drawing.recipe(of), seed: "" });
+    fields.fill({ ...fields.recipe(of), seed: "" });
     starting.from(picture, codes);
   };
   const keepSeed = (of) => {
     opened.close();
-    fields.open(() => drawing.fill({ ...drawing.recipe(of), seed: String(of.seed) }));
+    fields.open(() => fields.fill({ ...fields.recipe(of), seed: String(of.seed) }));
   };
   return {
     button,

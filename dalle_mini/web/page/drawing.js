@@ -4,7 +4,6 @@ window.drawing = (() => {
   let now = null; // the one that is being drawn: { name, former, fields }
   let stopped = ""; // the name of the last one that is not wanted any more
   const asking = []; // those that Gradio has not sent yet
-  let filling = [];
   // Gradio closes the stream of a tab when all of its events have ended, and may do so after it has taken a new one,
   // which then is not heard of (6.31). Any other event opens the stream again.
   const listen = (one) =>
@@ -44,18 +43,8 @@ window.drawing = (() => {
     // Settings by name, the others as they are: into the fields, and drawn. Seed and start are one picture's, never the
     // next one's.
     draw: (settings) => {
-      drawing.fill({ seed: "", start: "", ...settings });
-      drawing.start(filling);
+      drawing.start(fields.fill({ seed: "", start: "", ...settings }));
     },
-    // All that makes the pictures of a drawing; what is not among its settings is as usual.
-    recipe: ({ prompt, settings }) => ({ ...page.usual, show: tab.fields()[page.fields.indexOf("show")], ...settings, prompt }),
-    fill: (settings) => {
-      const before = tab.fields();
-      filling = page.fields.map((name, i) => (name in settings ? asText(settings[name] ?? "") : before[i]));
-      tab.keep(...filling);
-      stage.trigger("fill");
-    },
-    filled: () => filling,
     stop: () => {
       if (!now) return;
       tell("stop", { tab: tab.id, drawing: now.name });

@@ -53,7 +53,7 @@ def connect(page: Page, pipeline: Pipeline, answers: Answers, visits: Visits) ->
     )
     asked.failure(None, None, None, js="() => drawing.lost()", **OWN)
     page.stage.hear(lambda: None, None, None, concurrency_limit=None, **OWN)
-    page.stage.fill(None, None, page.fields, js="() => drawing.filled()", **OWN)
+    page.stage.fill(None, None, page.fields, js="() => fields.filled()", **OWN)
 
 
 def page_generator(

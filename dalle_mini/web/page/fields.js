@@ -1,7 +1,18 @@
-// The fields of the page: a refused value is told at its field, in the words of its label.
+// The fields of the page: settings are filled into them, a refused value is told at its field, in the words of its label.
 window.fields = (() => {
+  let filled = [];
   const panel = () => document.querySelector("#settings button");
   return {
+    // All that makes the pictures of a drawing; what is not among its settings is as usual.
+    recipe: ({ prompt, settings }) => ({ ...page.usual, show: tab.fields()[page.fields.indexOf("show")], ...settings, prompt }),
+    fill: (settings) => {
+      const before = tab.fields();
+      filled = page.fields.map((name, i) => (name in settings ? asText(settings[name] ?? "") : before[i]));
+      tab.keep(...filled);
+      stage.trigger("fill");
+      return filled;
+    },
+    filled: () => filled,
     open: (then) => {
       if (!panel()) return setTimeout(() => fields.open(then), 50);
       if (!document.getElementById("set-seed")?.offsetParent) panel().click();

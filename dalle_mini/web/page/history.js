@@ -10,7 +10,7 @@ const show = (isComing = false) => {
       found.onclick = () => {
         drawing.stop();
         stage.show(value);
-        drawing.fill({ ...drawing.recipe(value), seed: String(value.seed) });
+        fields.fill({ ...fields.recipe(value), seed: String(value.seed) });
         document.querySelector("#stage .told").scrollIntoView({ block: "start" });
       };
       return found;

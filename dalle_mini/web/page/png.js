@@ -31,7 +31,7 @@ window.png = (() => {
     const settings = JSON.parse(text.settings);
     const foreign = Object.keys(settings).filter((name) => !page.fields.includes(name));
     if (foreign.length) return fields.refuse(say("other-settings", { names: foreign.join(", ") }), null);
-    drawing.draw({ ...drawing.recipe({ prompt: text.prompt, settings }), seed: text.seed });
+    drawing.draw({ ...fields.recipe({ prompt: text.prompt, settings }), seed: text.seed });
   };
   // Where it falls: a picture to be looked into, or else one that brings its prompt, or else one to start from.
   const take = (files, where) =>

@@ -1,7 +1,9 @@
 // The stage: what is asked for at once, then every painted row, then the gallery. Runs when Gradio has made stage.html.
 const [said, stop, pictures] = [".say", ".stop", ".pictures"].map((name) => element.querySelector(name));
 let shown = null; // the newest gallery
-const back = () => {
+const end = (text) => {
+  drawing.ended();
+  report.tell(text);
   past.changed?.();
   if (shown) gallery.show(pictures, shown);
   else gallery.empty(pictures);
@@ -25,15 +27,9 @@ window.stage = {
     const { top } = pictures.getBoundingClientRect();
     if (top < 0 || top > innerHeight / 2) said.scrollIntoView({ block: "start" });
   },
-  stopped: () => {
-    drawing.ended();
-    report.tell(say("stopped"));
-    back();
-  },
+  stopped: () => end(say("stopped")),
   refuse: ({ refused, setting, lang }) => {
-    drawing.ended();
-    report.tell("");
-    back();
+    end("");
     fields.refuse(refused, setting, lang);
   },
   show: (value) => {
@@ -59,7 +55,7 @@ const told = {
 stop.onclick = () => drawing.stop();
 sayAll(element);
 report.idle();
-back();
+gallery.empty(pictures);
 watch("value", () => {
   const value = props.value;
   // Nothing is being drawn for this tab; or it is, and a link was opened in the tab.

@@ -3,7 +3,7 @@
 const [details, input, given, image, free, line, facts, forget] = [
   "details", ".pick input", ".given", "img", ".free", ".frame input", ".given .facts", ".given button",
 ].map((name) => element.querySelector(name));
-const put = (start) => drawing.fill({ start: start ? JSON.stringify(start) : "" });
+const put = (start) => fields.fill({ start: start ? JSON.stringify(start) : "" });
 let now = null;
 // Whatever stands in an address: the server says what is wrong with it, and no other host is asked for a picture.
 const read = (field) => {

@@ -4,7 +4,7 @@ const prompt = () => document.querySelector("#prompt textarea");
 const article = (name) => `${/^[aeiou]/.test(name) ? "an" : "a"} ${name}`;
 const ends = (text, phrases) => phrases.find((phrase) => text === phrase || text.endsWith(` ${phrase}`));
 const put = (text) => {
-  drawing.fill({ prompt: text });
+  fields.fill({ prompt: text });
   ask();
 };
 const isOpen = (text) => ends(text, [...known.before, ...known.between]);
