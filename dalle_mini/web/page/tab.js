@@ -30,7 +30,7 @@ window.tab = (() => {
       return [kept.tab, ...now];
     },
     // The next event of Gradio: only now are they in the fields.
-    backed: (id) => {
+    settled: (id) => {
       tab.isBack = true;
       return id;
     },

@@ -18,7 +18,7 @@ def connect_tab(demo: gr.Blocks, page: Page, visits: Visits) -> None:
     gr.on([field.change for field in page.fields], None, page.fields, js="(...fields) => tab.keep(...fields)", **OWN)
     kept = [page.tab, *page.fields]
     there = demo.load(None, kept, kept, js="(...fields) => tab.back(...fields)", **OWN)
-    there.then(returned(visits), page.tab, page.stage, js="(id) => tab.backed(id)", concurrency_limit=None, **OWN)
+    there.then(returned(visits), page.tab, page.stage, js="(id) => tab.settled(id)", concurrency_limit=None, **OWN)
 
 
 def returned(visits: Visits) -> Callable[[str], Iterator[dict[str, Any]]]:
