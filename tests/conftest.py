@@ -11,9 +11,10 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import jaxtyping
 import pytest
@@ -23,7 +24,7 @@ import dalle_mini
 from dalle_mini import device
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, ViewportSize
+    from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize
     from slow_pipeline import Slow
 
     from dalle_mini import Pipeline
@@ -188,6 +189,26 @@ def chromium() -> Iterator["Browser"]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def desk(chromium: "Browser") -> Iterator["BrowserContext"]:
+    yield from _profile(chromium, width=1280, height=900)
+
+
+@pytest.fixture(scope="session")
+def hand(chromium: "Browser") -> Iterator["BrowserContext"]:
+    yield from _profile(chromium, width=360, height=740, has_touch=True)
+
+
+def _profile(browser: "Browser", *, width: int, height: int, has_touch: bool = False) -> Iterator["BrowserContext"]:
+    """One for all tests. Its first page stays open and scripts stay in memory: the next is there in half the time."""
+    size: ViewportSize = {"width": width, "height": height}
+    context = browser.new_context(viewport=size, has_touch=has_touch, accept_downloads=True)
+    context.set_default_timeout(120_000)  # a first drawing waits for a compiler, perhaps on a busy machine
+    context.new_page()
+    yield context
+    context.close()
+
+
 @pytest.fixture
 def requested_hosts() -> set[str]:
     """The hosts that the pages of this test asked for anything, web sockets included."""
@@ -195,28 +216,37 @@ def requested_hosts() -> set[str]:
 
 
 @pytest.fixture
-def page(chromium: "Browser", requested_hosts: set[str]) -> Iterator["Page"]:
+def page(desk: "BrowserContext", requested_hosts: set[str]) -> Iterator["Page"]:
     """A desktop-sized tab."""
-    yield from _tab(chromium, requested_hosts, width=1280, height=900)
+    yield from _tab(desk, requested_hosts)
 
 
 @pytest.fixture
-def phone(chromium: "Browser", requested_hosts: set[str]) -> Iterator["Page"]:
+def phone(hand: "BrowserContext", requested_hosts: set[str]) -> Iterator["Page"]:
     """A tab as narrow as a phone, which is touched."""
-    yield from _tab(chromium, requested_hosts, width=360, height=740, has_touch=True)
+    yield from _tab(hand, requested_hosts)
 
 
-def _tab(browser: "Browser", hosts: set[str], *, width: int, height: int, has_touch: bool = False) -> Iterator["Page"]:
-    size: ViewportSize = {"width": width, "height": height}
-    context = browser.new_context(viewport=size, has_touch=has_touch, accept_downloads=True)
-    context.set_default_timeout(120_000)  # a first drawing waits for a compiler, perhaps on a busy machine
+def _tab(context: "BrowserContext", hosts: set[str]) -> Iterator["Page"]:
+    """Nothing of it is left to the next test but the cache."""
+    from playwright.sync_api import Error
+
     tab = context.new_page()
 
     def note(url: str) -> None:
         if host := urlsplit(url).hostname:  # none in data: and blob:
             hosts.add(host)
 
-    context.on("request", lambda request: note(request.url))
+    def heard(request: "Request") -> None:
+        note(request.url)
+
+    context.on("request", heard)
     tab.on("websocket", lambda socket: note(socket.url))
     yield tab
-    context.close()
+    context.remove_listener("request", heard)
+    kept, *others = context.pages
+    for each in others:
+        each.close()
+    with suppress(Error):  # a test may have cut the server off
+        kept.goto(urljoin(tab.url, "/healthz"))
+        kept.evaluate("localStorage.clear()")

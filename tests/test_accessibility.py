@@ -50,8 +50,18 @@ def test_axe_finds_nothing_before_while_and_after_drawing_opened_and_with_all_pa
     assert complaints(tab) == [], "opened"
 
 
-def test_opening_the_page_costs_little_and_moves_nothing(page: "Page", slow_address: str) -> None:
+@pytest.fixture
+def fresh(chromium: "Browser") -> Iterator["Page"]:
+    """A page of somebody who has never been here."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    yield page
+    page.close()
+
+
+def test_opening_the_page_costs_little_and_moves_nothing(fresh: "Page", slow_address: str) -> None:
     """At load; and while it draws nothing moves at all."""
+    page = fresh
     page.add_init_script(
         "window.moved = 0; new PerformanceObserver((list) => { for (const each of list.getEntries())"
         " if (!each.hadRecentInput) moved += each.value; }).observe({ type: 'layout-shift', buffered: true });"
