@@ -19,6 +19,7 @@ softmax and logits are float32; matrix products run in `config.dtype`, to which 
 Letters: B batch, T query, S source, N heads, H head dim, D model, F feed-forward, V vocabulary (logits).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -280,10 +281,14 @@ def init_params(config: ModelConfig, rng: Array) -> Params:
     return {"encoder": encoder["params"], "decoder": decoder["params"]}
 
 
-@functools.cache  # tracing a large model takes seconds
+@functools.cache
 def param_shapes(config: ModelConfig) -> Params:
     """The tree of `init_params` with a ShapeDtypeStruct for every array; nothing is allocated."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    one = dataclasses.replace(config, encoder_layers=1, decoder_layers=1)  # layers are alike; tracing 48 takes seconds
+    shapes = jax.eval_shape(lambda: init_params(one, jax.random.key(0)))
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        shapes[side] |= {f"layers_{i}": shapes[side]["layers_0"] for i in range(layers)}
+    return shapes
 
 
 def encode(

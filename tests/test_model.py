@@ -212,6 +212,13 @@ def test_mini_and_mega_have_the_published_sizes():
     assert count(MEGA) == by_hand(2048, 4096, 24, 50272, 16416) == 2_587_521_024
 
 
+@pytest.mark.parametrize("name", ["mini", "mega"])
+def test_the_promised_shapes_are_those_of_all_layers(name: str):
+    config = load(name).config
+    assert min(config.encoder_layers, config.decoder_layers) > 1
+    assert jax.eval_shape(lambda: model.init_params(config, jax.random.key(0))) == model.param_shapes(config)
+
+
 def test_fresh_params_have_the_promised_shapes_and_give_finite_logits():
     small = {"encoder_layers": 1, "decoder_layers": 1, "param_dtype": "bfloat16"}
     config = dataclasses.replace(load("mini").config, **small)
