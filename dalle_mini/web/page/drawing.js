@@ -42,9 +42,7 @@ window.drawing = (() => {
     },
     // Settings by name, the others as they are: into the fields, and drawn. Seed and start are one picture's, never the
     // next one's.
-    draw: (settings) => {
-      drawing.start(fields.fill({ seed: "", start: "", ...settings }));
-    },
+    draw: (settings) => drawing.start(fields.fill({ seed: "", start: "", ...settings })),
     stop: () => {
       if (!now) return;
       tell("stop", { tab: tab.id, drawing: now.name });
