@@ -53,11 +53,11 @@ def server(model: str, folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise RuntimeError("the server did not end within 20 s") from None
+            raise RuntimeError("the server did not end within 60 s") from None
         finally:
             process.stdout.close()
 
