@@ -5,7 +5,7 @@ window.drawing = (() => {
   let stopped = ""; // the name of the last one that is not wanted any more
   const asking = []; // those that Gradio has not sent yet
   // Gradio closes the stream of a tab when all of its events have ended, and may do so after it has taken a new one,
-  // which then is not heard of (6.31). Any other event opens the stream again.
+  // which then is not heard of (6.31). To ask for the visit of the tab opens the stream again.
   const listen = (one) =>
     setTimeout(() => {
       if (one !== now || one.isHeard) return;

@@ -52,7 +52,6 @@ def connect(page: Page, pipeline: Pipeline, answers: Answers, visits: Visits) ->
         **OWN,
     )
     asked.failure(None, None, None, js="() => drawing.lost()", **OWN)
-    page.stage.hear(lambda: None, None, None, concurrency_limit=None, **OWN)
     page.stage.fill(None, None, page.fields, js="() => fields.filled()", **OWN)
 
 

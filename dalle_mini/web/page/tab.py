@@ -19,6 +19,7 @@ def connect_tab(demo: gr.Blocks, page: Page, visits: Visits) -> None:
     kept = [page.tab, *page.fields]
     there = demo.load(None, kept, kept, js="(...fields) => tab.back(...fields)", **OWN)
     there.then(returned(visits), page.tab, page.stage, js="(id) => tab.settled(id)", concurrency_limit=None, **OWN)
+    page.stage.hear(returned(visits), page.tab, page.stage, concurrency_limit=None, **OWN)
 
 
 def returned(visits: Visits) -> Callable[[str], Iterator[dict[str, Any]]]:
