@@ -567,3 +567,20 @@ def test_drawings_of_a_tab_are_a_strip_that_brings_them_back(page: "Page", addre
     other.get_by_role("button", name="Clear").click()
     assert not other.locator("#history .thumb").first.is_visible()
     assert other.evaluate("() => 'galleries' in localStorage") is False
+
+
+def test_a_gallery_that_an_earlier_version_kept_is_left_out(page: "Page", address: str, quiet: list[str]) -> None:
+    page.goto(address)
+    set_candidates(page, 1)
+    ask(page, "an astronaut")
+    wait_for_gallery(page, 1)
+    page.evaluate(
+        "() => { const [one] = JSON.parse(sessionStorage.galleries);"
+        " one.notes = ['I have never seen: astronaut.']; sessionStorage.galleries = JSON.stringify([one]);"
+        " sessionStorage.tab = 'another, of which the server knows nothing'; }"
+    )
+    page.goto(address)
+    page.get_by_text("Drawn before by this model").wait_for()
+    page.wait_for_timeout(500)
+    assert page.get_by_text("Drawn before by this model").is_visible()
+    assert not page.locator("#history .thumb").first.is_visible()

@@ -4,9 +4,10 @@ window.past = (() => {
   let galleries = [];
   const read = (from) => {
     try {
-      return JSON.parse(from.galleries ?? "[]").filter(({ tiles }) => tiles.length);
+      const found = JSON.parse(from.galleries ?? "[]");
+      return found.filter(({ tiles, notes }) => tiles.length && notes.every(({ name }) => name)); // or another version's
     } catch {
-      return []; // another version's
+      return [];
     }
   };
   const keep = () => {

@@ -6,7 +6,8 @@ Contract: each of its values is a dict about one drawing, which the tab has give
     {drawing, row, rows, pictures, painted}         pictures: of every candidate a JPEG, of which `painted` rows count
     {drawing, prompt, seed, model, settings, seconds, notes, tiles}
                                                     drawn; a tile is {picture, name, score, ranks, codes}: equal
-                                                    pictures are one, its picture the PNG file of the first of them
+                                                    pictures are one, its picture the PNG file of the first of them;
+                                                    a note is {name, facts}, see dalle_mini/notes.py
     {drawing, refused, setting}                     a sentence, and which setting it is about, if any
     {drawing, stopped}
     {nothing}                                       who has come back to a tab finds nothing
