@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from visitor import PROMPT, pictures, wait_for_gallery
+from visitor import PROMPT, pictures, wait_for_gallery, wait_for_settings
 
 import app
 
@@ -44,6 +44,7 @@ def test_every_part_is_reached_by_touch(phone: "Page", address: str) -> None:
         phone.locator("#tray").get_by_title(word, exact=True).tap()
     assert phone.get_by_label(PROMPT).input_value() == "three hearts"
     phone.get_by_role("button", name="Settings").tap()
+    wait_for_settings(phone)
     phone.locator("#set-num_candidates input[type=number]").fill("2")
     phone.locator("#set-num_candidates input[type=number]").press("Tab")
     phone.get_by_role("button", name="Draw", exact=True).tap()

@@ -28,11 +28,13 @@ def pictures(tab: "Tab") -> list[str]:
 def open_settings(tab: "Tab") -> None:
     if not tab.get_by_placeholder("random").is_visible():
         tab.get_by_role("button", name="Settings").click()
-        tab.get_by_placeholder("random").wait_for()
-        # Gradio fills the fields of a panel once more, a frame after it has shown them.
-        tab.locator("body").evaluate(
-            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-        )
+    wait_for_settings(tab)
+
+
+def wait_for_settings(tab: "Tab") -> None:
+    """Gradio fills the fields of a panel once more, a frame after it has shown them."""
+    tab.get_by_placeholder("random").wait_for()
+    tab.locator("body").evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def set_candidates(tab: "Tab", candidates: float) -> None:
