@@ -367,6 +367,30 @@ def test_unknown_words_are_told_while_somebody_types_and_the_tray_makes_sentence
     assert page.get_by_label(PROMPT).input_value() == "an avocado", "a new sentence"
 
 
+def test_what_is_told_of_a_prompt_too_late_does_not_take_the_place_of_its_drawing(page: "Page", address: str) -> None:
+    held: list[Route] = []
+
+    def hold(route: "Route") -> None:
+        """What asks for the words of the prompt, and for nothing else."""
+        typed = (route.request.post_data_json or {}).get("data") == ["a lawnmower"]
+        held.append(route) if typed else route.continue_()
+
+    page.goto(address)
+    set_candidates(page, 1)
+    page.route(re.compile(r"/gradio_api/"), hold)
+    page.get_by_label(PROMPT).fill("a lawnmower")
+    while not held:
+        page.wait_for_timeout(50)
+    page.get_by_label(PROMPT).press("Enter")
+    wait_for_gallery(page, 1)
+    with page.expect_response(lambda response: response.request == held[0].request):
+        held[0].continue_()
+    page.wait_for_timeout(300)
+    assert page.get_by_text("1 drawn in").is_visible()
+    page.get_by_label(PROMPT).press_sequentially("s")
+    page.get_by_text("I have never seen: lawnmowers").wait_for()
+
+
 def test_surprise_draws_something_known(page: "Page", address: str, emoji: dalle_mini.Pipeline) -> None:
     page.goto(address)
     page.get_by_text("Drawn before by this model").wait_for()

@@ -2,6 +2,7 @@
 window.report = (() => {
   const part = (name) => document.querySelector(`#stage ${name}`);
   let calm = ""; // what is said while nothing is drawn and nothing unknown is typed
+  let told; // the prompt that it is about
   return {
     isRunning: () => !part(".stop").hidden,
     tell: (text, running = false) => {
@@ -12,7 +13,10 @@ window.report = (() => {
       if (!running) part(".line").value = 0;
       fields.forgive();
     },
-    drawing: (prompt) => report.tell(say("drawing", { prompt }), true),
+    drawing: (prompt) => {
+      told = prompt;
+      report.tell(say("drawing", { prompt }), true);
+    },
     idle: () => report.tell(say(page.examples.some(({ picture }) => picture) ? "idle" : "idle-bare")),
     place: ({ place, seconds }) => {
       const wait = seconds === null ? "" : say("wait", { seconds: Math.max(1, Math.round(seconds)) });
@@ -22,7 +26,8 @@ window.report = (() => {
       part(".line").value = row / rows;
       part(".row").textContent = say("row", { row: painted, rows });
     },
-    drawn: ({ tiles, settings, seconds, notes }) => {
+    drawn: ({ prompt, tiles, settings, seconds, notes }) => {
+      told = prompt;
       const shown = tiles.flatMap(({ ranks }) => ranks).length;
       const facts = { drawn: settings.num_candidates, seconds: seconds.toFixed(1), different: tiles.length, shown };
       const kind = tiles.length < shown ? "drawn" : "drawn-all";
@@ -30,7 +35,7 @@ window.report = (() => {
       report.tell([say(kind, facts), ...more, ...notes.map(sentence)].join(" "));
       document.getElementById("pace").textContent = (seconds / facts.drawn).toFixed(2);
     },
-    // Before anything is drawn.
-    hint: (text) => report.isRunning() || (part(".say").textContent = text || calm),
+    // Before the prompt is drawn; what comes late is among the notes of its drawing.
+    hint: (prompt, text) => report.isRunning() || (part(".say").textContent = (prompt !== told && text) || calm),
   };
 })();

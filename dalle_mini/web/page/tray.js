@@ -1,7 +1,7 @@
 // A tap puts a word where it belongs; a pause in typing asks what of it is not known.
 const known = props.value.known;
 const prompt = () => document.querySelector("#prompt textarea");
-const article = (name) => `${/^[aeiou]/.test(name) ? "an" : "a"} ${name}`;
+const article = (name) => `${/^(?!uni|ufo)[aeiou]/.test(name) ? "an" : "a"} ${name}`;
 const ends = (text, phrases) => phrases.find((phrase) => text === phrase || text.endsWith(` ${phrase}`));
 const put = (text) => {
   fields.fill({ prompt: text });
@@ -43,7 +43,7 @@ if (known) {
 element.querySelector("details").hidden = !known;
 watch("value", () => {
   const { prompt: asked, notes } = props.value;
-  if (notes && asked === prompt().value) report.hint(notes.map(sentence).join(" "));
+  if (notes && asked === prompt().value) report.hint(asked, notes.map(sentence).join(" "));
 });
 const any = (list) => list[Math.floor(Math.random() * list.length)];
 window.surprise = () => {

@@ -16,8 +16,9 @@ from dalle_mini.web.page.part import part
 MOST = 500  # things that are shown
 # What stands before a thing, and what after it; shown where a model knows all of its words.
 BEFORE = ("two", "three", "four", "tiny", "small", "big", "huge")
-BETWEEN = ("left of", "right of", "above", "under")
-AFTER = tuple(f"on a {colour} background" for colour in ("white", "yellow", "blue", "green", "pink", "purple"))
+BETWEEN = ("left of", "right of", "above", "under", "and")
+COLOURS = ("a white", "a yellow", "a blue", "a green", "a pink", "a purple", "a red", "an orange", "a black")
+AFTER = tuple(f"on {colour} background" for colour in COLOURS)
 
 
 def tray(vocabulary: Vocabulary | None) -> gr.HTML:
@@ -27,7 +28,8 @@ def tray(vocabulary: Vocabulary | None) -> gr.HTML:
 def known(vocabulary: Vocabulary) -> dict[str, Any]:
     """For the script: things as [name, plural, picture], and the words around them."""
     words = set(vocabulary.words)
-    things = [[name, plural(name, others), picture(name)] for name, others in list(vocabulary.things.items())[:MOST]]
+    named = list(vocabulary.things.items())[:MOST]
+    things = [[name, plural(name, others), picture(name, *others)] for name, others in named]
     around = {"before": BEFORE, "between": BETWEEN, "after": AFTER}
     return {"things": things} | {
         place: [phrase for phrase in phrases if words.issuperset(phrase.split())] for place, phrases in around.items()
@@ -38,10 +40,10 @@ def plural(name: str, others: Sequence[str]) -> str:
     return next((other for other in others if name in forms(other)), others[0] if others else name)
 
 
-def picture(name: str) -> str:
-    """The emoji of this name, or nothing."""
-    found = emoji.emojize(f":{name.replace(' ', '_')}:", language="alias")
-    return found if emoji.is_emoji(found) else ""
+def picture(*names: str) -> str:
+    """The emoji of the first of these names that is one's, or nothing."""
+    found = (emoji.emojize(f":{name.replace(' ', '_')}:", language="alias") for name in names)
+    return next(filter(emoji.is_emoji, found), "")
 
 
 def connect_tray(page: Page, shown: gr.HTML, vocabulary: Vocabulary | None) -> None:
