@@ -213,16 +213,15 @@ def test_without_the_losses_of_photographs_a_step_is_the_program_that_it_was_bef
     )
 
 
-def test_training_the_decoder_on_changes_pixels_but_no_code(tmp_path: Path):
+@pytest.mark.parametrize("embed_dim", [0, 32])
+def test_training_the_decoder_on_changes_pixels_but_no_code(embed_dim: int, tmp_path: Path):
     init = jax.jit(partial(vqgan.model.init_params, VQGAN_SIZES))
     params, before = init(jax.random.key(0)), Codec(VQGAN_SIZES, init(jax.random.key(0)))
-    recipe = DecoderTrainConfig(steps=3, batch_size=4, warmup_steps=1)
+    recipe = DecoderTrainConfig(steps=3, batch_size=4, warmup_steps=1, embed_dim=embed_dim)
     codes = before.encode(pictures(0))
     batch = codes, pictures(0)
-    after = Codec(
-        VQGAN_SIZES,
-        train_decoder(VQGAN_SIZES, recipe, params, lambda step: batch, out=tmp_path, held_out=batch),
-    )
+    after = Codec(*train_decoder(VQGAN_SIZES, recipe, params, lambda step: batch, out=tmp_path, held_out=batch))
+    assert after.config.embed_dim == (embed_dim or VQGAN_SIZES.embed_dim)
     np.testing.assert_array_equal(after.encode(pictures(0)), codes)
     assert (after.decode(codes) != before.decode(codes)).any()
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))  # they are the caller's

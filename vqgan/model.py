@@ -18,6 +18,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vqgan.config import VQGANConfig
@@ -234,6 +235,12 @@ def encode(params: Params, config: VQGANConfig, pixels: Float[Array, "B H W 3"])
 def paint(params: Params, config: VQGANConfig, quantised: Float[Array, "B h w D"]) -> Float[Array, "B H W 3"]:
     """Codebook vectors on their grid to pixels (unclipped)."""
     return VQGANModule(config).apply({"params": params}, quantised, method="paint")
+
+
+def written_dim(params: Params) -> int:
+    """How many dimensions of a code the encoder writes, the first ones: all, but for codes that a decoder widened."""
+    kernel = np.asarray(params["quant_conv"]["kernel"])  # [1, 1, z_channels, embed_dim]
+    return int(np.flatnonzero(kernel.any((0, 1, 2)))[-1]) + 1
 
 
 def decode(params: Params, config: VQGANConfig, codes: Int[Array, "B N"]) -> Float[Array, "B H W 3"]:

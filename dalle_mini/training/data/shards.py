@@ -21,6 +21,7 @@ from jaxtyping import Bool, UInt16
 from dalle_mini.model_names import EMBEDDED, PUBLISHED_VQGAN, SHELF, model_of
 from dalle_mini.training.optional_packages import optional
 from vqgan import Codec
+from vqgan.model import written_dim
 
 STATISTICS = "statistics.json"
 HELD_BACK = 0.02  # of the rows: what the validation loss and the sample sheets of training are made of
@@ -50,11 +51,14 @@ def vqgan_location(name: str) -> str | Path:
 def fingerprint(vqgan: Codec) -> dict[str, Any]:
     """Tells VQGANs with other codes apart, whatever the layout of their files.
 
-    The SHA-256 is of the float32 parameters that decide the codes: the decoder may be trained further.
+    The SHA-256 is of the float32 parameters that decide the codes: the decoder may be trained further, and with it what
+    codes have for the decoder alone.
     """
     digest = hashlib.sha256()
+    own = written_dim(vqgan.params) if "quant_conv" in vqgan.params else None
     for path, leaf in sorted(traverse_util.flatten_dict(vqgan.params, sep="/").items()):
         if not path.startswith(("decoder/", "post_quant_conv/")):
+            leaf = leaf[..., :own] if path.startswith(("quant_conv/", "quantize/")) else leaf
             digest.update(f"{path} {leaf.shape}\n".encode() + np.asarray(leaf).tobytes())
     return {"sha256": digest.hexdigest(), "n_embed": vqgan.codebook_size, "resolution": vqgan.resolution}
 

@@ -60,6 +60,9 @@ class EmojiWorld(Protocol):
     def example(self, rng: np.random.Generator) -> Scene:
         """A scene for the text-to-code network to learn from."""
 
+    def full(self, rng: np.random.Generator) -> Scene:
+        """A scene for a decoder to learn from."""
+
     def near_miss(self, rng: np.random.Generator, scene: Scene) -> Scene | None:
         """A scene that looks like this one and is wrong for its caption; None to spoil one of its objects instead."""
 

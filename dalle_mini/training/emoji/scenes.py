@@ -68,7 +68,7 @@ STYLE_PHRASES = ("in {} style", "in a {} style")
 BACKGROUND_PHRASES = ("on {a} background", "on {colour}", "with {a} background", "in front of {a} background")
 HATS = ("hat", "crown", "cap", "graduation cap")
 HELD = ("pair", "background", "count", "style")
-KINDS = {"single": 0.3, "pair": 0.35, "count": 0.15, "list": 0.08, "between": 0.06, "wearing": 0.06}
+KINDS = {"single": 0.4, "pair": 0.3, "count": 0.12, "list": 0.07, "between": 0.05, "wearing": 0.06}
 
 
 def _held_in(scene: Scene) -> set[str]:
@@ -116,6 +116,21 @@ class Scenes:
 
     def example(self, rng: np.random.Generator) -> Scene:
         return self.draw(rng)
+
+    def full(self, rng: np.random.Generator) -> Scene:
+        """One without a caption, for a decoder: four small objects, or as large a one as there may be."""
+        size, kind = _one(rng, (SMALL, NORMAL, HUGE)), "single"
+        while True:
+            if size == SMALL:
+                sprites, kind = _place(_some(rng, self.names, 4), ROWS[4][0]), "list"
+            else:
+                row, column = _one(rng, PLACES[size])
+                sprites = (Sprite(name=_one(rng, self.names), size=size, row=row, column=column),)
+            background = _one(rng, COLOURS)
+            scene = Scene(kind=kind, sprites=sprites, style=_one(rng, self.styles), background=background, caption="",
+                          names_background=False)  # fmt: skip
+            if not _held_in(scene):
+                return scene
 
     def near_miss(self, rng: np.random.Generator, scene: Scene) -> Scene | None:
         """Half of the time: another place or number, style, background or size than the caption names.
@@ -172,7 +187,7 @@ class Scenes:
 
     def _single(self, rng: np.random.Generator, names: Sequence[str], look: str) -> tuple[str, tuple]:
         name, at = _one(rng, names), rng.random()
-        size = SMALL if at < 0.2 else HUGE if at > 0.8 else NORMAL
+        size = SMALL if at < 0.15 else HUGE if at > 0.7 else NORMAL  # large ones are many codes, and in no other scene
         corner = (GRID - size) // 2
         words = " ".join(filter(None, (_one(rng, SIZE_WORDS[size]), look, self._say(rng, name))))
         text = (

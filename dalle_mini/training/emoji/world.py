@@ -137,6 +137,9 @@ class World:
             if scene.names_background or not any(held_out("background", each.name, "white") for each in scene.sprites):
                 return scene
 
+    def full(self, rng: np.random.Generator) -> Scene:
+        return self.draw(rng)
+
     def near_miss(self, rng: np.random.Generator, scene: Scene) -> None:
         """This world spoils objects only."""
 

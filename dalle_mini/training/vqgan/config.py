@@ -7,6 +7,7 @@ import numpy as np
 from dalle_mini.training.vqgan.discriminator import DiscriminatorConfig
 
 DTYPES = ("float32", "bfloat16")
+DECODER_OPTIMISERS = ("adam", "muon")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,10 @@ class DecoderTrainConfig:
     """The recipe of `train_decoder`, float32 throughout. Losses as in `VQGANTrainConfig`."""
 
     steps: int
+    embed_dim: int = 0  # of codes, as the decoder reads them; as the VQGAN has them, if it has more
     batch_size: int = 16
-    learning_rate: float = 8e-4
+    optimiser: str = "adam"
+    learning_rate: float = 8e-4  # at its peak; with Muon, Adam's share has a tenth of it
     warmup_steps: int = 50
     l2_weight: float = 2.0
     gradient_weight: float = 0.5
@@ -69,8 +72,10 @@ class DecoderTrainConfig:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "l2_weight", "gradient_weight", "perceptual_weight", "seed"):
+        for name in ("embed_dim", "warmup_steps", "l2_weight", "gradient_weight", "perceptual_weight", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.optimiser not in DECODER_OPTIMISERS:
+            raise ValueError(f"optimiser must be one of {', '.join(DECODER_OPTIMISERS)}, got {self.optimiser!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
