@@ -37,14 +37,17 @@ def begin(folder: Path, values: dict[str, dict[str, Any]]) -> None:
 
 
 def check_same(folder: Path, values: dict[str, dict[str, Any]]) -> None:
-    """As `begin`, without writing anything. Without a checkpoint, nothing is lost by another recipe."""
+    """As `begin`, without writing anything. Without a checkpoint, nothing is lost by another recipe.
+
+    Of a setting that is younger than the run nothing is known.
+    """
     if not (folder / CONFIG).exists() or not any((folder / "checkpoints").glob("[0-9]*")):
         return
     before = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for part, settings in json.loads(json.dumps(values)).items():
         for name, value in settings.items():
-            if name not in FREE and before.get(part, {}).get(name) != value:
-                rule = f"{name} must be {before.get(part, {}).get(name)}, as {folder / CONFIG} says"
+            if name not in FREE and (was := before.get(part, {}).get(name, value)) != value:
+                rule = f"{name} must be {was}, as {folder / CONFIG} says"
                 raise ValueError(f"{rule}, got {value}: use a new run folder")
 
 

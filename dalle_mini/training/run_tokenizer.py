@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dalle_mini import tokenizer
 from dalle_mini.config import ModelConfig
+from dalle_mini.model_names import EMBEDDED, SHELF, model_of
 from dalle_mini.tokenizer import Tokenizer
 from dalle_mini.training.run import once
 from vqgan.hub import resolve
@@ -39,8 +40,8 @@ def load_tokenizer(folder: Path, sizes: ModelConfig) -> Tokenizer:
 
 
 def tokenizer_folder(source: str) -> Path:
-    """The folder of a tokenizer's files: of a folder or a hub id, or of the model in it."""
-    folder = resolve(source, ("*.json", "*.txt"))
+    """The folder of a tokenizer's files: of a folder, a run, a hub id or a preset, or of the model in it."""
+    folder = model_of(resolve(SHELF.get(source, EMBEDDED if source == "emoji" else source), ("*.json", "*.txt")))
     return folder / "dalle" if (folder / "dalle").is_dir() else folder
 
 

@@ -22,6 +22,7 @@ class DalleTrainConfig:
     ema_decay: float = 0.0  # of the moving average of params, which is then the result; 0: no average
     dtype: str = "float32"
     remat: bool = False  # compute a layer again in the backward pass rather than keep it
+    init: str = ""  # a model to go on from: a preset, a folder or a hub id, with the same sizes and the same tokenizer
     model_devices: int = 1  # that share one copy of the model; the other axis of the mesh shares the batch
     seed: int = 0
 

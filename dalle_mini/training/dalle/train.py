@@ -17,8 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from dalle_mini import model
+from dalle_mini.checkpoint import load_params
 from dalle_mini.config import ModelConfig
 from dalle_mini.model import Params
+from dalle_mini.model_names import find
 from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.dalle.loss import Batch, computed_in, row_losses
@@ -46,7 +48,8 @@ def train(
     """Train from scratch, or on from the newest checkpoint in `out`, on all devices of all hosts.
 
     Raises ValueError, before anything is allocated, for data that does not fit `sizes`, devices that cannot divide the
-    batch, a path without a sharding rule, and a run that would not fit the memory.
+    batch, a path without a sharding rule, and a run that would not fit the memory; CheckpointError for a model to go on
+    from that is none of these sizes.
     """
     for data in (examples, held_out):
         data.check(sizes)
@@ -55,7 +58,9 @@ def train(
     plan.check(memory_of(device), device.device_kind)
 
     mesh = make_mesh(config)
-    state, shardings = _first_state(sizes, config, mesh)
+    begun = any((out / "checkpoints").glob("[0-9]*"))
+    given = None if begun or not config.init else load_params(find(config.init).dalle, sizes, dtype="float32")
+    state, shardings = _first_state(sizes, config, mesh, given)
     optimiser = make_optimiser(config, state.params)
     step_fn = jax.jit(make_step(sizes, config, optimiser), donate_argnums=0, out_shardings=(shardings, None))
 
@@ -76,16 +81,21 @@ def train(
     return fit(state, step_fn, batches, config=loop, sheet=show, validate=validate).result
 
 
-def _first_state(sizes: ModelConfig, config: DalleTrainConfig, mesh: Mesh) -> tuple[State, Any]:
-    """The state before the first step and how it is sharded; every device makes its own part."""
+def _first_state(
+    sizes: ModelConfig, config: DalleTrainConfig, mesh: Mesh, given: Params | None = None
+) -> tuple[State, Any]:
+    """The state before the first step, of fresh params or given ones, and how it is sharded.
+
+    Every device makes its own part.
+    """
     stored = computed_in(sizes, config)
 
-    def make() -> State:
-        params = model.init_params(stored, jax.random.key(config.seed))
+    def make(given: Params | None) -> State:
+        params = given or model.init_params(stored, jax.random.key(config.seed))
         return init_state(config, make_optimiser(config, params), params)
 
-    shardings = shardings_of(jax.eval_shape(make), mesh)
-    return jax.jit(make, out_shardings=shardings)(), shardings
+    shardings = shardings_of(jax.eval_shape(make, given), mesh)
+    return jax.jit(make, out_shardings=shardings)(given), shardings
 
 
 def _validation(

@@ -86,22 +86,22 @@ def train_decoder(run: Path, recipe: Recipe) -> None:
     begin(run / "decoder", _facts(recipe, config))
     spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
 
-    # A quarter of the pictures as the encoder itself spells them: it stays an auto-encoder.
-    rng, quarter = np.random.default_rng((seed, 1)), config.batch_size // 4
+    # An eighth of the pictures as the encoder itself spells them: it stays an auto-encoder.
+    rng, eighth = np.random.default_rng((seed, 1)), config.batch_size // 8
     own_pixels = np.stack([world.paint(world.draw(rng)) for _ in range(OWN_SPELLINGS)])
     own_codes = network.encode(own_pixels)
 
     def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, 1, step))
-        scenes = [world.draw(rng) for _ in range(config.batch_size - quarter)]
-        own = rng.integers(OWN_SPELLINGS, size=quarter)
+        scenes = [world.full(rng) if i % 3 else world.draw(rng) for i in range(config.batch_size - eighth)]
+        own = rng.integers(OWN_SPELLINGS, size=eighth)
         codes = np.concatenate([spelling.codes(scenes), own_codes[own]])
         return codes, np.concatenate([np.stack([world.paint(scene) for scene in scenes]), own_pixels[own]])
 
     scenes = _held_out_scenes(world, 16)
     held_out = spelling.codes(scenes), np.stack([world.paint(scene) for scene in scenes])
-    params = fit_decoder(network.config, config, network.params, batches, out=run / "decoder", held_out=held_out)
-    once(lambda: vqgan.save(run / "model" / "vqgan", network.config, params), "vqgan")
+    sizes, params = fit_decoder(network.config, config, network.params, batches, out=run / "decoder", held_out=held_out)
+    once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "vqgan")
 
 
 def _held_out_scenes(world: EmojiWorld, count: int) -> list[Scene]:
@@ -139,13 +139,14 @@ def _make_tokenizer(run: Path, recipe: Recipe, world: EmojiWorld, source: str = 
 def train_dalle(run: Path, recipe: Recipe, *, tokenizer: str = "", track: str = "") -> None:
     """Captions to codes, on the codes of the VQGAN that `train_vqgan` left in `run`.
 
-    tokenizer: a folder or hub id with one; one is learned from the world's captions when left out. track: trackio or
-    wandb.
+    tokenizer: a folder or hub id with one; that of the model to go on from, or one that is learned from the world's
+    captions, when left out. track: trackio or wandb.
     """
     device.set_up()
     world, network = _load(run, recipe)
     sizes, rng = recipe.dalle(vqgan=network.config), np.random.default_rng(recipe.dalle_training().seed)
-    reader = load_tokenizer(_make_tokenizer(run, recipe, world, tokenizer), sizes)
+    source = tokenizer or recipe.dalle_training().init
+    reader = load_tokenizer(_make_tokenizer(run, recipe, world, source), sizes)
     # The recipe says how many tokens there may be; the captions of this world fill less.
     sizes = dataclasses.replace(sizes, encoder_vocab_size=reader.vocab_size)
     begin(run / "dalle", {"sizes": sizes.to_dict(), **_facts(recipe, recipe.dalle_training())})

@@ -35,7 +35,8 @@ def train_dalle(
     """Train on the shards in the folders `data`, or go on; returns a line about the model in RUN/model.
 
     vqgan_name: the VQGAN of the shards, as `encode` takes it; the run's own or the embedded one when left out.
-    tokenizer: a folder or hub id with one; one is learned from the captions when left out. track: trackio or wandb.
+    tokenizer: a folder or hub id with one; that of the model to go on from, or one that is learned from the captions,
+    when left out. track: trackio or wandb.
     Raises ValueError before training for shards of another VQGAN, a tokenizer or codes that do not fit the recipe,
     another recipe than the one the run was begun with, and all that `dalle.train` refuses.
     """
@@ -44,7 +45,8 @@ def train_dalle(
     network = _vqgan(run, vqgan_name, encoded)
     held = held_back(encoded.keys)
     texts = {out: list(compress(encoded.captions, held == out)) for out in (False, True)}
-    reader = _tokenizer(recipe, run / "model" / "dalle", texts[False], tokenizer)
+    source = tokenizer or recipe.dalle_training().init
+    reader = _tokenizer(recipe, run / "model" / "dalle", texts[False], source)
     sizes = recipe.dalle(vocab_size=reader.vocab_size, vqgan=network.config)
     examples, held_out = (
         Examples.of(captions, encoded.codes[held == out].astype(np.int32), reader) for out, captions in texts.items()
