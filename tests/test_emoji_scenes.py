@@ -142,9 +142,16 @@ def test_missing_packages_and_pictures_are_named(tmp_path: Path):
 def test_an_atlas_of_another_table_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="atlas must be a file"):
         Atlas.load(tmp_path / "none.npz")
-    np.savez_compressed(tmp_path / "a.npz", sprites=np.zeros((1, 1, 1, 1, 4), np.uint8), icons=json.dumps(["cat"]))
-    with pytest.raises(ValueError, match=r"atlas must hold the \d+ objects of objects\.csv, got 1"):
+    one = np.zeros((1, len(STYLES), 1, 1, 4), np.uint8)
+    other = Object(name="zeppelin", also=(), irregular="", group="things", icon="zeppelin", head=False)
+    Atlas(one, (other,)).save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"atlas must hold objects of objects\.csv, in that order, got 1 in "):
         Atlas.load(tmp_path / "a.npz")
+    Atlas(one, objects.load(1)).save(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"^first must be <= 1, the objects in .*a\.npz, got 2$"):
+        Atlas.load(tmp_path / "a.npz", 2)
+    with pytest.raises(ValueError, match=r"^styles must be some of noto, .*, got pencil$"):
+        Atlas.load(tmp_path / "a.npz", 1, ("noto", "pencil"))
 
 
 # Scenes
@@ -166,6 +173,18 @@ def test_training_never_shows_what_is_held_out(seen: list[Scene]):
             assert not held_out("count", names[0], str(len(names))), scene
         else:
             assert not any(held_out("pair", *sorted((a, b))) for a in names for b in names if a < b), scene
+
+
+def test_a_full_scene_shows_large_objects_or_many_and_nothing_held_out(scenes: Scenes):
+    rng, objects_of = np.random.default_rng(0), Counter[tuple[int, int]]()
+    for _ in range(300):
+        scene = scenes.full(rng)
+        names = names_of(scene)
+        assert not any(held_out("background", name, scene.background) for name in names), scene
+        assert not any(held_out("pair", a, b) for a in names for b in names if a < b), scene
+        objects_of[scene.sprites[0].size, len(set(names))] += 1
+    assert set(objects_of) == {(4, 4), (6, 1), (8, 1)}
+    assert min(objects_of.values()) > 80
 
 
 @pytest.mark.parametrize("kind", ["pair", "background", "count", "style"])

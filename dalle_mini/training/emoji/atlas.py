@@ -1,7 +1,6 @@
 """The pictures of the larger emoji world: every object in every style, rendered once into one file.
 
-    npm pack @iconify-json/noto @iconify-json/twemoji @iconify-json/fluent-emoji-flat @iconify-json/fluent-emoji
-    python -m dalle_mini.training.emoji.atlas PACKED ATLAS.npz        # PACKED: the folder of the four .tgz files
+    python -m dalle_mini.training.emoji.atlas PACKED ATLAS.npz        # PACKED: a folder of four .tgz files (Makefile)
 
 Contract: sprites, uint8 [objects, styles, SIDE, SIDE, 4], RGBA, in the order of objects.csv and of STYLES; each is cut
 to what is drawn and stands in the middle of its square. Rendering needs resvg-py (requirements-dev.txt), reading does
@@ -43,17 +42,24 @@ class Atlas(NamedTuple):
 
     @classmethod
     def load(cls, path: Path, first: int | None = None, styles: tuple[str, ...] = tuple(STYLES)) -> "Atlas":
-        """The first objects of the table, or all, in these styles. Raises ValueError for an atlas of another table."""
+        """Its first objects, or all, in these styles. Raises FileNotFoundError and ValueError."""
         if not path.exists():
             raise FileNotFoundError(f"atlas must be a file that `python -m {__name__}` made, got {path}")
         with np.load(path) as file:
-            icons, sprites = json.loads(str(file["icons"])), file["sprites"]
-        known = objects.load()
-        if icons != [each.icon for each in known]:
-            raise ValueError(f"atlas must hold the {len(known)} objects of objects.csv, got {len(icons)} in {path}")
-        if unknown := set(styles) - set(STYLES):
-            raise ValueError(f"styles must be some of {', '.join(STYLES)}, got {', '.join(sorted(unknown))}")
-        return cls(sprites[:first, [list(STYLES).index(style) for style in styles]], objects.load(first), styles)
+            icons, drawn, sprites = json.loads(str(file["icons"])), json.loads(str(file["styles"])), file["sprites"]
+        known = tuple(each for each in objects.load() if each.icon in icons)
+        if [each.icon for each in known] != icons:
+            raise ValueError(f"atlas must hold objects of objects.csv, in that order, got {len(icons)} in {path}")
+        if first and len(icons) < first:
+            raise ValueError(f"first must be <= {len(icons)}, the objects in {path}, got {first}")
+        if unknown := set(styles) - set(drawn):
+            raise ValueError(f"styles must be some of {', '.join(drawn)}, got {', '.join(sorted(unknown))}")
+        return cls(sprites[:first, [drawn.index(style) for style in styles]], known[:first], styles)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        icons = json.dumps([each.icon for each in self.objects])
+        np.savez_compressed(path, sprites=self.sprites, icons=icons, styles=json.dumps(self.styles))
 
 
 def build(packed: Path, out: Path) -> None:
@@ -68,8 +74,7 @@ def build(packed: Path, out: Path) -> None:
     for i, each in enumerate(tqdm(known, unit="object", desc="atlas", mininterval=5)):
         for j, icons in enumerate(sets):
             sprites[i, j] = _render(icons[each.icon])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, sprites=sprites, icons=json.dumps([each.icon for each in known]))
+    Atlas(sprites, known).save(out)
 
 
 def _read_icons(packed: Path, style: str) -> dict[str, str]:

@@ -170,21 +170,23 @@ class _Judges:
 
 def _draw(
     pipeline: Pipeline, questions: Questions, settings: dict[str, Any]
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The best picture of every caption, where there is a ranking, and the first; of an emoji world, also how many
-    pictures of a caption are right and differ, on average.
+    pictures of a caption are right and differ, on average, by kind.
     """
-    galleries, different = [], []
+    galleries, different = [], defaultdict[str, list[int]](list)
     for seed, caption in enumerate(tqdm(questions.captions, unit="caption", mininterval=5)):
         gallery = pipeline.generate(caption, **(settings | {"seed": seed}))
         pictures = [np.asarray(candidate.image) for candidate in gallery]
         first = min(range(len(gallery)), key=lambda i: gallery[i].index)
         galleries.append({"best": pictures[0], "first": pictures[first]})
         if questions.world and questions.scenes:
-            different.append(different_right(questions.world, questions.scenes[seed], pictures))
+            scene = questions.scenes[seed]
+            different[scene.kind].append(different_right(questions.world, scene, pictures))
     names = ("best", "first") if pipeline.reranker else ("first",)
     drawn = {name: np.stack([pictures[name] for pictures in galleries]) for name in names}
-    return drawn, {"different_right": float(np.mean(different))} if different else {}
+    means = {kind: float(np.mean(counts)) for kind, counts in sorted(different.items())}
+    return drawn, {"different_right": means} if means else {}
 
 
 def _validation_loss(
