@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -220,22 +219,19 @@ def test_killed_at_random_moments_training_ends_as_if_never_stopped(tmp_path: Pa
     finish(start([{"out": str(tmp_path / "whole"), "config": config}]))
     rng, out, reached = np.random.default_rng(0), tmp_path / "killed", 0
     killed = {"out": str(out), "config": config, "save_every_step": True, "pause": 0.05}
-    log = out / "metrics.jsonl"
+
+    def newest() -> int:
+        """Of the checkpoints that are whole."""
+        return max((int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
     for _ in range(5):
-        before = log.stat().st_mtime_ns if log.exists() else 0
         with start([killed]) as process:
-
-            def wait(happened: Callable[[], bool], process: subprocess.Popen[str] = process) -> None:
-                while not happened():
-                    assert process.poll() is None, process.communicate()[0][-4000:]
-                    time.sleep(0.01)
-
-            wait(lambda before=before: log.exists() and log.stat().st_mtime_ns != before)
-            kept = log.read_text().count("\n")
-            wait(lambda kept=kept: log.read_text().count("\n") > kept)  # it trains
+            while newest() == reached:
+                assert process.poll() is None, process.communicate()[0][-4000:]
+                time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.6))
             process.send_signal(signal.SIGKILL)
-        reached = log.read_text().count("\n")
+        reached = newest()
     assert 1 < reached < 120  # or some of them killed nothing
     finish(start([{**killed, "save_every_step": False, "pause": 0}]))
     assert losses(out) == losses(tmp_path / "whole")
