@@ -115,6 +115,7 @@ def test_a_run_goes_on_from_another_model(
     run: Path, settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     shutil.copytree(run / "model" / "vqgan", tmp_path / "model" / "vqgan")
+    (tmp_path / "dalle" / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)  # killed while it was written
     further = [*settings, f"dalle.training.init={run}", "dalle.training.learning_rate=1e-12"]
     assert main(["train", "dalle", f"--run={tmp_path}", *options(further)]) == 0
     for file in ("tokenizer.json", "model.safetensors"):

@@ -240,7 +240,8 @@ def paint(params: Params, config: VQGANConfig, quantised: Float[Array, "B h w D"
 def written_dim(params: Params) -> int:
     """How many dimensions of a code the encoder writes, the first ones: all, but for codes that a decoder widened."""
     kernel = np.asarray(params["quant_conv"]["kernel"])  # [1, 1, z_channels, embed_dim]
-    return int(np.flatnonzero(kernel.any((0, 1, 2)))[-1]) + 1
+    used = np.flatnonzero(kernel.any((0, 1, 2)))
+    return int(used[-1]) + 1 if used.size else kernel.shape[-1]
 
 
 def decode(params: Params, config: VQGANConfig, codes: Int[Array, "B N"]) -> Float[Array, "B H W 3"]:

@@ -101,6 +101,11 @@ def fit(
     return state
 
 
+def begun(out: Path) -> bool:
+    """Whether there is a checkpoint to go on from; one that is not whole has no number alone for a name."""
+    return any(path.name.isdigit() for path in (out / "checkpoints").glob("*"))
+
+
 def _drawn_ahead(batches: Callable[[int], Any], start: int, end: int) -> Iterator[Any]:
     """The batches of the steps from `start` to `end`; a thread draws the next one while this one trains."""
     with ThreadPoolExecutor(1) as pool:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from dalle_mini.training.loop import begun
 from dalle_mini.training.optional_packages import optional
 from vqgan.files import write_json
 
@@ -41,7 +42,7 @@ def check_same(folder: Path, values: dict[str, dict[str, Any]]) -> None:
 
     Of a setting that is younger than the run nothing is known.
     """
-    if not (folder / CONFIG).exists() or not any((folder / "checkpoints").glob("[0-9]*")):
+    if not (folder / CONFIG).exists() or not begun(folder):
         return
     before = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     for part, settings in json.loads(json.dumps(values)).items():

@@ -29,7 +29,7 @@ from dalle_mini.training.dalle.plan import make_plan, memory_of, peak_of
 from dalle_mini.training.dalle.sharding import make_mesh, place_batch, shardings_of
 from dalle_mini.training.dalle.train_step import State, init_state, make_step
 from dalle_mini.training.dalle.validation import mean_loss
-from dalle_mini.training.loop import LoopConfig, fit
+from dalle_mini.training.loop import LoopConfig, begun, fit
 
 logger = logging.getLogger(__name__)
 CHECKED_BATCHES = 4  # of held-out examples, for the validation loss
@@ -58,8 +58,8 @@ def train(
     plan.check(memory_of(device), device.device_kind)
 
     mesh = make_mesh(config)
-    begun = any((out / "checkpoints").glob("[0-9]*"))
-    given = None if begun or not config.init else load_params(find(config.init).dalle, sizes, dtype="float32")
+    fresh = not config.init or begun(out)
+    given = None if fresh else load_params(find(config.init).dalle, sizes, dtype="float32")
     state, shardings = _first_state(sizes, config, mesh, given)
     optimiser = make_optimiser(config, state.params)
     step_fn = jax.jit(make_step(sizes, config, optimiser), donate_argnums=0, out_shardings=(shardings, None))

@@ -86,15 +86,15 @@ def train_decoder(run: Path, recipe: Recipe) -> None:
     begin(run / "decoder", _facts(recipe, config))
     spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
 
-    # An eighth of the pictures as the encoder itself spells them: it stays an auto-encoder.
-    rng, eighth = np.random.default_rng((seed, 1)), config.batch_size // 8
+    # A quarter of the pictures as the encoder itself spells them: it stays an auto-encoder.
+    rng, quarter = np.random.default_rng((seed, 1)), config.batch_size // 4
     own_pixels = np.stack([world.paint(world.draw(rng)) for _ in range(OWN_SPELLINGS)])
     own_codes = network.encode(own_pixels)
 
     def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, 1, step))
-        scenes = [world.full(rng) if i % 3 else world.draw(rng) for i in range(config.batch_size - eighth)]
-        own = rng.integers(OWN_SPELLINGS, size=eighth)
+        scenes = [world.full(rng) if i % 3 else world.draw(rng) for i in range(config.batch_size - quarter)]
+        own = rng.integers(OWN_SPELLINGS, size=quarter)
         codes = np.concatenate([spelling.codes(scenes), own_codes[own]])
         return codes, np.concatenate([np.stack([world.paint(scene) for scene in scenes]), own_pixels[own]])
 
