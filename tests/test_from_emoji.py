@@ -17,7 +17,7 @@ from dalle_mini.training import recipe
 from dalle_mini.training import run as runs
 from dalle_mini.training.emoji import objects
 from dalle_mini.training.emoji.atlas import STYLES, Atlas
-from dalle_mini.training.emoji.spelling import Spelling
+from dalle_mini.training.emoji.spelling import BARE, Spelling
 from dalle_mini.training.report.model_card import Facts
 from dalle_mini.training.tasks import from_emoji
 from dalle_mini.vocabulary import Vocabulary
@@ -95,6 +95,9 @@ def test_the_spelling_is_voted_once_for_all_networks(run: Path, settings: list[s
     assert voted.grounds == kept.grounds
     for block, codes in voted.blocks.items():
         np.testing.assert_array_equal(kept.blocks[block], codes)
+        # Four small objects or a large one would otherwise hide which background they are on.
+        assert BARE in codes or block[-1] not in (4, 8)
+        assert (codes != BARE).any()
 
 
 def test_a_run_is_judged_wherever_its_pictures_are(
