@@ -167,7 +167,7 @@ class Scenes:
     def _draw_any(self, rng: np.random.Generator, names: Sequence[str]) -> Scene:
         kind = self._kinds[int(np.searchsorted(self._shares, rng.random()))]
         style, background = _one(rng, self.styles), _one(rng, COLOURS)
-        names_style, names_background = rng.random() < 0.25, rng.random() < 0.5
+        names_style, names_background = rng.random() < 0.4, rng.random() < 0.5
         look = _one(rng, STYLES[style]) if names_style else ""
         before = look if rng.random() < 0.6 and kind in ("single", "count") else ""
         draw: Callable[..., tuple[str, tuple[tuple[Sprite, ...], ...]]] = getattr(self, f"_{kind}")
