@@ -1,4 +1,4 @@
-"""The objects of the larger emoji world, and how English says them: objects.csv and the rules for its words.
+"""The objects of the emoji world, and how English says them: objects.csv and the rules for its words.
 
 Contract: the file's columns, in the order in which people are likely to ask for the objects, so that its first 20, 66,
 150, 300 rows are worlds inside each other:

@@ -11,10 +11,12 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from dalle_mini.training.data.shards import fingerprint
-from dalle_mini.training.emoji.scene import GRID, Block, EmojiWorld, Scene
+from dalle_mini.training.emoji.scene import GRID, Block, Scene
+from dalle_mini.training.emoji.world import World
 from vqgan import Codec
 
-BARE = -1  # in a spelling: nothing is drawn here
+BARE = -1  # in a spelling: the background is here
+COVERED = 0.05  # mean alpha up to which a square is the background's
 
 
 class Spelling:
@@ -22,23 +24,27 @@ class Spelling:
 
     The encoder sees more than a square: at its edge, an object has somewhat different codes over every background. A
     text-to-code model would have to learn each of them. So one spelling is chosen for every block, by a vote over the
-    backgrounds and places of training, and scenes are composed of these; squares without anything drawn have the one
-    code of their background. Nothing that is held out is looked at.
+    backgrounds and places of training, and scenes are composed of these. Squares with next to nothing drawn have the
+    one code of their background, and so has the emptiest one of every block of a size that can fill the grid: what four
+    objects stand on could not be told otherwise. The decoder paints what is missing there after the squares beside it.
+    Nothing that is held out is looked at.
 
-    blocks: int [size, size] each, BARE where nothing is drawn. grounds: of every background, the code.
+    blocks: int [size, size] each, BARE where the background is. grounds: of every background, the code.
     """
 
-    def __init__(self, world: EmojiWorld, blocks: dict[Block, np.ndarray], grounds: dict[str, int]) -> None:
+    def __init__(self, world: World, blocks: dict[Block, np.ndarray], grounds: dict[str, int]) -> None:
         self._world, self.blocks, self.grounds = world, blocks, grounds
 
     @classmethod
-    def vote(cls, world: EmojiWorld, vqgan: Codec) -> "Spelling":
+    def vote(cls, world: World, vqgan: Codec) -> "Spelling":
         blocks: dict[Block, np.ndarray] = {}
         grounds: dict[str, list[np.ndarray]] = {colour: [] for colour in world.backgrounds}
         cell = vqgan.config.downscale
         for block in tqdm(world.blocks(), unit="block", desc="spelling", mininterval=5):
             size = block[-1]
-            drawn = world.sprite(*block)[..., 3].reshape(size, cell, size, cell).any((1, 3))
+            cover = world.sprite(*block)[..., 3].reshape(size, cell, size, cell).mean((1, 3))
+            emptiest = cover.min() if size in (GRID // 2, GRID) else 0
+            drawn = (cover > max(COVERED, emptiest)) | (cover == cover.max())
             scenes = world.alone(*block)
             codes = vqgan.encode(np.stack([world.paint(scene) for scene in scenes])).reshape(-1, GRID, GRID)
             seen = []
@@ -54,10 +60,10 @@ class Spelling:
         )
 
     @classmethod
-    def of(cls, world: EmojiWorld, vqgan: Codec, folder: Path) -> "Spelling":
+    def of(cls, world: World, vqgan: Codec, folder: Path) -> "Spelling":
         """The vote, which `folder` keeps for the next who asks for the same world and encoder."""
         blocks, colours = world.blocks(), list(world.backgrounds)
-        facts = json.dumps([fingerprint(vqgan), blocks, colours])
+        facts = json.dumps([fingerprint(vqgan), blocks, colours, COVERED])
         path = folder / f"spelling-{zlib.crc32(facts.encode()):08x}.npz"
         if not path.exists():
             made = cls.vote(world, vqgan)
