@@ -19,7 +19,18 @@ from patience import eventually
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from slow_pipeline import Slow
-from visitor import PROMPT, ask, drop, open_settings, pictures, set_candidates, set_number, set_seed, wait_for_gallery
+from visitor import (
+    PROMPT,
+    ask,
+    box_of,
+    drop,
+    open_settings,
+    pictures,
+    set_candidates,
+    set_number,
+    set_seed,
+    wait_for_gallery,
+)
 
 import app
 import dalle_mini
@@ -90,9 +101,7 @@ def test_prompt_becomes_painted_rows_then_a_ranked_gallery(
     assert set(numbers) == {str(len(found))}
     assert list(matches) == sorted(matches, key=int, reverse=True)
     assert page.get_by_text(re.compile(r"^match \d+ % · Seed \d+$")).count() == 1
-    best, other = (shown.nth(i).bounding_box() for i in (0, 1))
-    assert best
-    assert other
+    best, other = (box_of(shown.nth(i)) for i in (0, 1))
     assert best["width"] > 3 * other["width"]
     assert re.search(r"seconds per image \d+\.\d\d", page.locator("#about").inner_text())
     assert requested_hosts == {"127.0.0.1"}
@@ -121,16 +130,14 @@ def test_a_tap_on_a_phone_shows_something_at_once_and_the_best_picture_is_in_sig
     phone.get_by_role("button", name="Draw", exact=True).tap()
     phone.get_by_text("Drawing: a robot under a rainbow").wait_for(timeout=1000)
     for part in (phone.locator("#stage .waiting").first, phone.get_by_role("button", name="Stop")):
-        box = part.bounding_box()
-        assert box
+        box = box_of(part)
         assert box["y"] + box["height"] < 740
     phone.unroute("**/queue/join*")
     phone.reload()
     held.set()
     ask(phone, "a robot under a rainbow")
     wait_for_gallery(phone, 9)
-    box = phone.locator("#stage .tile").first.bounding_box()
-    assert box
+    box = box_of(phone.locator("#stage .tile").first)
     assert box["y"] + box["height"] < 740
 
 
@@ -314,9 +321,7 @@ def test_a_refused_value_is_told_at_its_field_in_the_words_of_its_label(
         told = page.get_by_role("alert").filter(has_text=re.compile(rf"^Seed must be a .*, got '?{re.escape(seed)}"))
         told.wait_for()
         assert page.evaluate("() => document.activeElement.placeholder") == "random"
-        below, field = told.bounding_box(), page.get_by_placeholder("random").bounding_box()
-        assert below
-        assert field
+        below, field = box_of(told), box_of(page.get_by_placeholder("random"))
         assert 0 <= below["y"] - field["y"] - field["height"] < 40
     set_seed(page, "")
     ask(page, "a tiny dog")

@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from visitor import PROMPT, pictures, wait_for_gallery, wait_for_settings
+from visitor import PROMPT, box_of, pictures, wait_for_gallery, wait_for_settings
 
 import app
 
@@ -17,8 +17,7 @@ PHOTO = app.ASSETS / "images" / "preview.jpg"
 
 def swipe(page: "Page", over: "Locator", way: int) -> None:
     """A finger's, to the left (-1) or right (1)."""
-    box = over.bounding_box()
-    assert box
+    box = box_of(over)
     y, middle = box["y"] + box["height"] / 2, box["x"] + box["width"] / 2
     finger = page.context.new_cdp_session(page)
     for kind, x in (("touchStart", middle - 40 * way), ("touchMove", middle), ("touchMove", middle + 40 * way)):
@@ -57,8 +56,7 @@ def test_every_part_is_reached_by_touch(phone: "Page", address: str) -> None:
     phone.locator("#inside").get_by_text(re.compile(r"what 640 bits keep")).wait_for()
     line = phone.get_by_label("How much of the original is shown")
     line.scroll_into_view_if_needed()
-    box = line.bounding_box()
-    assert box
+    box = box_of(line)
     phone.touchscreen.tap(box["x"] + 22 + 0.25 * (box["width"] - 44), box["y"] + box["height"] / 2)
     assert 15 < int(line.input_value()) < 35
     phone.locator("#examples").get_by_role("button", name="a tiny dog").tap()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
-from visitor import PROMPT, ask, drop, pictures, set_candidates, set_number, set_seed, wait_for_gallery
+from visitor import PROMPT, ask, box_of, drop, pictures, set_candidates, set_number, set_seed, wait_for_gallery
 
 import dalle_mini
 from dalle_mini.gallery import read_metadata
@@ -92,8 +92,7 @@ def test_a_picture_of_ones_own_is_chosen_by_touch_its_line_moved_and_completed(
     phone.locator("#start summary").tap()
     phone.locator("#start input[type=file]").set_input_files(tmp_path / "own.png")
     phone.get_by_text("The first 4 of 8 rows are kept").wait_for()
-    line = phone.locator("#start input[type=range]").bounding_box()
-    assert line
+    line = box_of(phone.locator("#start input[type=range]"))
     x, top, height = line["x"] + line["width"] / 2, line["y"] + 22, line["height"] - 44
     phone.touchscreen.tap(x, top + height * 6 / 8)
     phone.get_by_text("The first 6 of 8 rows are kept").wait_for()

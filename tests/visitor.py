@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from patience import eventually
+
 if TYPE_CHECKING:
-    from playwright.sync_api import FrameLocator, Page
+    from playwright.sync_api import FloatRect, FrameLocator, Locator, Page
 
     Tab = Page | FrameLocator
 
@@ -23,6 +25,15 @@ def wait_for_gallery(tab: "Tab", candidates: int) -> list[str]:
 
 def pictures(tab: "Tab") -> list[str]:
     return [image.get_attribute("src") or "" for image in tab.locator("#stage .ranked .tile img").all()]
+
+
+def box_of(part: "Locator") -> "FloatRect":
+    """Where it is, in pixels of the page: Gradio fills parts again, and for a moment they are nowhere."""
+    found: list[FloatRect | None] = []
+    assert eventually(lambda: found.append(part.bounding_box()) or found[-1])
+    box = found[-1]
+    assert box
+    return box
 
 
 def open_settings(tab: "Tab") -> None:
