@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
+
+Held = TypeVar("Held")
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 60) -> bool:
-    """Whether it came to hold within the time."""
+def eventually(holds: Callable[[], Held], seconds: float = 60) -> Held:
+    """What it gave once it held, or at the end of the time."""
     end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
+    while not (held := holds()) and time.monotonic() < end:
         time.sleep(0.05)
-    return bool(holds())
+    return held

@@ -29,9 +29,7 @@ def pictures(tab: "Tab") -> list[str]:
 
 def box_of(part: "Locator") -> "FloatRect":
     """Where it is, in pixels of the page: Gradio fills parts again, and for a moment they are nowhere."""
-    found: list[FloatRect | None] = []
-    assert eventually(lambda: found.append(part.bounding_box()) or found[-1])
-    box = found[-1]
+    box = eventually(part.bounding_box)
     assert box
     return box
 
