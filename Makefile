@@ -16,7 +16,8 @@ T := -n 2 --dist loadfile
 # uv takes half as long as pip; pip knows indexes and proxies that only pip has been told of.
 install = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(1) || $(BIN)/python -m pip install $(1)
 
-PACKAGES := noto@1.2.9 twemoji@1.2.5 fluent-emoji-flat@1.2.6 fluent-emoji@1.2.7
+# What the emoji world is drawn from; nothing of npm's is run.
+PACKAGES := $(addprefix @iconify-json/,noto@1.2.9 twemoji@1.2.5 fluent-emoji-flat@1.2.6 fluent-emoji@1.2.7)
 
 .PHONY: app test test-slow check bench crowd screenshots emoji-model
 .DELETE_ON_ERROR:
@@ -64,14 +65,13 @@ screenshots: .venv/dev.stamp
 	$(call install,-r requirements-ray.txt)
 	touch $@
 
-# The pictures of the larger emoji world (docs/emoji.md); nothing of npm's is run.
 runs/atlas.npz: | .venv/dev.stamp
 	mkdir -p runs/packages
-	cd runs/packages && npm pack $(addprefix @iconify-json/,$(PACKAGES))
+	cd runs/packages && npm pack $(PACKAGES)
 	$(BIN)/python -m dalle_mini.training.emoji.atlas runs/packages $@
 
-# Two hours on two cores. Each command goes on where it was stopped.
-emoji-model: .venv/runtime.stamp
+# Hours on two cores. Each command goes on where it was stopped.
+emoji-model: .venv/runtime.stamp runs/atlas.npz
 	$(BIN)/python -m dalle_mini train vqgan --run runs/emoji
 	$(BIN)/python -m dalle_mini train decoder --run runs/emoji
 	$(BIN)/python -m dalle_mini train dalle --run runs/emoji

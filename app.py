@@ -53,12 +53,12 @@ HOST = "0.0.0.0" if IN_A_SPACE else "127.0.0.1"  # a Space is reached from outsi
 PROXY = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16" if IN_A_SPACE else None
 EXAMPLES = (
     "a cat left of a pizza",
-    "a red apple on a blue background",
-    "three hearts",
-    "an avocado on a yellow background",
+    "a panda wearing a crown",
+    "three hearts on a black background",
+    "a glossy dragon",
     "a robot under a rainbow",
-    "a big strawberry",
-    "two trees on a green background",
+    "an avocado on a yellow background",
+    "a bee between a rose and a sunflower",
     "a tiny dog",
 )
 

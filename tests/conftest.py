@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from slow_pipeline import Slow
 
     from dalle_mini import Pipeline
+    from dalle_mini.training.emoji.world import World
 
 ROOT = Path(__file__).parents[1]
 REQUIRE_BROWSER = os.environ.get("REQUIRE_BROWSER", "") not in ("", "0")
@@ -111,6 +112,32 @@ def emoji() -> Iterator["Pipeline"]:
     pipeline = dalle_mini.load("emoji")
     yield pipeline
     pipeline.close()
+
+
+@pytest.fixture(scope="session")
+def world(emoji: "Pipeline") -> "World":
+    """Forty objects of the embedded model's world (data/README.md), at its resolution."""
+    from dalle_mini.training import recipe
+    from dalle_mini.training.emoji.atlas import Atlas
+    from dalle_mini.training.emoji.world import World
+
+    styles = recipe.load("emoji").world().styles
+    return World(Atlas.load(ROOT / "tests" / "data" / "objects.npz", styles=styles), emoji.resolution)
+
+
+@pytest.fixture(scope="session")
+def all_objects() -> "World":
+    """The embedded model's world without its pictures: what it says."""
+    import numpy as np
+
+    from dalle_mini.training import recipe
+    from dalle_mini.training.emoji import objects
+    from dalle_mini.training.emoji.atlas import Atlas
+    from dalle_mini.training.emoji.world import GRID, World
+
+    config = recipe.load("emoji").world()
+    known = objects.load(config.first)
+    return World(Atlas(np.zeros((len(known), len(config.styles), 1, 1, 4), np.uint8), known, config.styles), GRID)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ SIZES = {"wide": (1440, 900), "phone": (360, 740)}
 def states(page: "Page", slow: Slow, shot: "Shot") -> None:
     page.get_by_text("Drawn before by this model").wait_for()
     shot(page, "first")
-    page.get_by_label(PROMPT).press_sequentially("an astronaut on a horse")
+    page.get_by_label(PROMPT).press_sequentially("a lawnmower on a horse")
     page.get_by_text("I have never seen").wait_for()
     shot(page, "unknown")
     gate = threading.Event()

@@ -36,7 +36,8 @@ from dalle_mini.gallery import read_metadata
 from dalle_mini.sampling_params import STRENGTH
 from dalle_mini.serving.refusals import ClosedError
 from dalle_mini.training.emoji.judge import judge
-from dalle_mini.training.emoji.world import CENTRES, GRID, HUGE, NORMAL, SMALL, Scene, Sprite, World
+from dalle_mini.training.emoji.scene import GRID, Scene, Sprite
+from dalle_mini.training.emoji.world import BETWEEN, CENTRES, NORMAL, ROWS, SMALL, WORN, World, _place
 from dalle_mini.web import server as web
 from dalle_mini.web.limits import Limits
 from dalle_mini.web.page.texts import harmless
@@ -67,28 +68,38 @@ def alone(name: str, size: int) -> tuple[Sprite, ...]:
     return (Sprite(name=name, size=size, row=(GRID - size) // 2, column=(GRID - size) // 2),)
 
 
-MEANT = {  # in the words of the world: objects and, where one is named, the background
-    "a cat left of a pizza": (World._place(["cat", "pizza"], CENTRES["left"]), None),
-    "a red apple on a blue background": (alone("apple", NORMAL), "blue"),
-    "three hearts": (World._place(["heart"] * 3, CENTRES[3]), None),
-    "an avocado on a yellow background": (alone("avocado", NORMAL), "yellow"),
-    "a robot under a rainbow": (World._place(["robot", "rainbow"], CENTRES["below"]), None),
-    "a big strawberry": (alone("strawberry", HUGE), None),
-    "two trees on a green background": (World._place(["tree"] * 2, CENTRES[2]), "green"),
-    "a tiny dog": (alone("dog", SMALL), None),
+MEANT: dict[str, dict[str, Any]] = {  # in the words of the world
+    "a cat left of a pizza": {"sprites": _place(["cat", "pizza"], CENTRES["left"])},
+    "a panda wearing a crown": {
+        "sprites": (
+            Sprite(name="panda", size=NORMAL, row=2, column=1),
+            Sprite(name="crown", size=WORN, row=0, column=3),
+        )
+    },
+    "three hearts on a black background": {
+        "sprites": _place(["heart"] * 3, ROWS[3][0]),
+        "others": (_place(["heart"] * 3, ROWS[3][1]),),
+        "background": "black",
+    },
+    "a glossy dragon": {"sprites": alone("dragon", NORMAL), "style": "fluent-emoji", "look": "glossy"},
+    "a robot under a rainbow": {"sprites": _place(["robot", "rainbow"], CENTRES["below"])},
+    "an avocado on a yellow background": {"sprites": alone("avocado", NORMAL), "background": "yellow"},
+    "a bee between a rose and a sunflower": {
+        "sprites": _place(["bee", "rose", "sunflower"], BETWEEN[0]),
+        "others": (_place(["bee", "rose", "sunflower"], BETWEEN[1]),),
+    },
+    "a tiny dog": {"sprites": alone("dog", SMALL)},
 }
 
 
 @pytest.mark.parametrize("prompt", app.EXAMPLES)
-def test_what_the_page_offers_is_drawn_as_it_says(emoji: dalle_mini.Pipeline, prompt: str) -> None:
+def test_what_the_page_offers_is_drawn_as_it_says(emoji: dalle_mini.Pipeline, world: World, prompt: str) -> None:
     """The best of nine, by templates and not by CLIP."""
-    sprites, background = MEANT[prompt]
-    named = background is not None
-    scene = Scene(kind="any", sprites=sprites, background=background or "white", caption=prompt, names_background=named)
-    world = World(emoji.resolution)
+    meant = {"background": "white", "style": world.styles[0]} | MEANT[prompt]
+    scene = Scene(kind="any", caption=prompt, names_background="background" in MEANT[prompt], **meant)
     verdict = judge(world, scene, np.asarray(emoji.generate(prompt, seed=0)[0].image))
     assert verdict.objects
-    assert verdict.background or not named
+    assert verdict.background
 
 
 # The API
@@ -239,7 +250,7 @@ def test_what_strangers_start_from_is_a_picture_inside_the_message(client: Clien
         ("/complete", {"codes": "", "sha256": ""}, {}, "start must be a picture as a data URL, or codes, got {"),
         ("/complete", None, {}, "start must be a picture as a data URL, or codes, got None"),
         ("/vary", [0] * 64, {"strength": 1.5}, "strength must be a number from 0 to 1, got 1.5"),
-        ("/vary", [9999] * 64, {}, "start must have codes from 0 to 1023, got 9999 to 9999"),
+        ("/vary", [9999] * 64, {}, "start must have codes from 0 to 2047, got 9999 to 9999"),
     ],
 )
 def test_a_start_that_cannot_be_is_named_to_the_apis_client(

@@ -19,6 +19,7 @@ from dalle_mini.model_names import EMBEDDED
 from dalle_mini.training.data.encode import encode
 from dalle_mini.training.data.shards import held_back, read_codes
 from dalle_mini.training.emoji.judge import judge
+from dalle_mini.training.emoji.scene import Scene
 from dalle_mini.training.emoji.world import World
 from dalle_mini.training.report import report_picture
 from dalle_mini.training.report.evaluate import (
@@ -33,8 +34,8 @@ SCALES = (1.0, 3.0)
 
 
 @pytest.fixture(scope="module")
-def questions(emoji: Pipeline) -> Questions:
-    return emoji_questions(World(emoji.resolution), captions=6)
+def questions(world: World) -> Questions:
+    return emoji_questions(world, captions=6)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +55,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_row_of_the_report_is_what_the_pipeline_draws(emoji: Pipeline, questions: Questions, evaluated):
+def test_a_row_of_the_report_is_what_the_pipeline_draws(emoji: Pipeline, world: World, questions: Questions, evaluated):
     report, _ = evaluated
     assert [row["condition_scale"] for row in report["drawn"]] == list(SCALES)
-    world, scenes = World(emoji.resolution), questions.scenes or []
+    scenes: list[Scene] = questions.scenes or []
     scores, right = [], []
     for seed, scene in enumerate(scenes):
         best = emoji.generate(scene.caption, seed=seed, num_candidates=2, condition_scale=3.0)[0]
@@ -80,12 +81,12 @@ def test_the_report_names_its_clip_and_warns_of_small_sets(evaluated):
     assert "flatters" in clip["note"]
 
 
-def test_the_published_captions_are_asked_for(questions: Questions):
+def test_the_published_captions_are_asked_for(all_objects: World):
     """The figures in the README and in the card are of these."""
-    assert questions.captions[:3] == [
-        "a painting of a tiny crown on a purple background",
-        "a burger with a pink background",
-        "a unicorn below a turtle on pink",
+    assert emoji_questions(all_objects, captions=3).captions == [
+        "a piglet on top of a peace symbol in front of a blue background",
+        "a drawing of four detailed motorcycles on yellow",
+        "3 sunshines",
     ]
 
 

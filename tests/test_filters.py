@@ -189,8 +189,8 @@ def test_a_library_that_is_missing_is_named(
         loader(*arguments)
 
 
-def test_clip_drops_a_picture_of_something_else():
-    world, rng = World(64), np.random.default_rng(0)
+def test_clip_drops_a_picture_of_something_else(world: World):
+    rng = np.random.default_rng(0)
     scene = next(scene for scene in iter(lambda: world.draw(rng), None) if scene.kind == "single")
     picture = Image.fromarray(world.paint(scene))
     score = captions._reranker(str(EMBEDDED / "clip")).score(scene.caption, np.asarray(picture)[None])[0]
@@ -248,9 +248,9 @@ def test_copies_of_a_picture_are_near_duplicates_whatever_their_caption():
         assert [duplicates.reason(sample("my cat", copy)) for copy in copies] == ["near_duplicate"] * 3
 
 
-def test_other_pictures_are_no_duplicates():
+def test_other_pictures_are_no_duplicates(world: World):
     duplicates = Duplicates(FilterConfig().max_thumbnail_difference)
-    world, rng = World(64), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     scenes = list({(scene.caption, scene.sprites): scene for scene in (world.draw(rng) for _ in range(500))}.values())
     pictures = [photo(seed) for seed in range(50)] + [Image.fromarray(world.paint(scene)) for scene in scenes]
     pictures += [Image.new("RGB", (64, 64), colour) for colour in ("red", "white", "black", "lightgrey")]

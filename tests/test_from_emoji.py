@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vqgan
 from dalle_mini import tokenizer
 from dalle_mini.__main__ import main
 from dalle_mini.model_names import EMBEDDED
@@ -50,7 +49,7 @@ def few_examples() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of the larger world's first five objects, in an atlas of noise."""
+    """Of the world's first five objects, in an atlas of noise."""
     rng = np.random.default_rng(0)
     sprites = rng.integers(256, size=(5, len(STYLES), 16, 16, 4), dtype=np.uint8)
     y, x = np.mgrid[:16, :16] - 7.5
@@ -61,7 +60,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def options(settings: list[str]) -> list[str]:
-    return ["--recipe=emoji3", *(f"--set={text}" for text in settings)]
+    return ["--recipe=emoji", *(f"--set={text}" for text in settings)]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +89,7 @@ def test_a_run_lists_the_words_it_was_trained_on(run: Path):
 def test_the_spelling_is_voted_once_for_all_networks(run: Path, settings: list[str]):
     folder = run / from_emoji.SPELLING
     assert len(list(folder.iterdir())) == 1
-    loaded = from_emoji._load(run, recipe.load("emoji3", settings))
+    loaded = from_emoji._load(run, recipe.load("emoji", settings))
     voted, kept = Spelling.vote(*loaded), Spelling.of(*loaded, folder)
     assert voted.grounds == kept.grounds
     for block, codes in voted.blocks.items():
@@ -148,18 +147,11 @@ def test_without_data_nothing_that_is_asked_for_is_ignored(
 ):
     assert main(["train", "dalle", "--run", str(run), "--vqgan", "mini"]) == 2
     assert "vqgan must be left out without --data" in capsys.readouterr().err
-    loaded = recipe.load("emoji3", settings)
+    loaded = recipe.load("emoji", settings)
     with pytest.raises(ValueError, match=r"^track must be trackio or wandb, got 'other'$"):
         from_emoji.train_dalle(run, loaded, track="other")
     with pytest.raises(ValueError, match=r"^tokenizer must be the one that is in"):
         from_emoji.train_dalle(run, loaded, tokenizer=str(EMBEDDED))
-
-
-def test_the_world_of_the_embedded_model_is_trained_on(tmp_path: Path):
-    """Its VQGAN; the larger world goes the same way from there on."""
-    assert main(["train", "vqgan", f"--run={tmp_path}", *(f"--set={text}" for text in TINY)]) == 0
-    assert json.loads((tmp_path / "vqgan" / "config.json").read_text())["data"]["atlas"] == ""
-    assert vqgan.load(tmp_path / "model" / "vqgan").config.resolution == 16
 
 
 def test_a_tokenizer_that_is_given_is_the_one_of_the_run(tmp_path: Path):

@@ -53,7 +53,7 @@ def test_every_part_is_reached_by_touch(phone: "Page", address: str) -> None:
     assert pictures(phone) == hearts
     phone.locator("#inside summary").tap()
     phone.locator("#inside input[type=file]").set_input_files(PHOTO)
-    phone.locator("#inside").get_by_text(re.compile(r"what 640 bits keep")).wait_for()
+    phone.locator("#inside").get_by_text(re.compile(r"what 704 bits keep")).wait_for()
     line = phone.get_by_label("How much of the original is shown")
     line.scroll_into_view_if_needed()
     box = box_of(line)

@@ -128,7 +128,7 @@ def test_look_inside_shows_what_the_codes_keep_beside_the_picture(
     )
     shown = page.locator("#inside")
     found = emoji.reconstruct(image)
-    shown.get_by_text(f"what 640 bits keep of 98,304: PSNR {found.psnr:.1f} dB, SSIM").wait_for()
+    shown.get_by_text(f"what 704 bits keep of 98,304: PSNR {found.psnr:.1f} dB, SSIM").wait_for()
     for name, picture in (("before", found.original), ("after", found.picture), ("codes", found.grid())):
         data = (shown.locator(f".{name}").get_attribute("src") or "").partition(",")[2]
         np.testing.assert_array_equal(

@@ -35,7 +35,7 @@ def test_a_picture_is_encoded_and_decoded_again(emoji: dalle_mini.Pipeline):
     rebuilt = emoji.vqgan.decode(found.codes[None])
     np.testing.assert_array_equal(found.picture, rebuilt[0])
     assert (found.psnr, found.ssim) == (psnr(pixels, rebuilt)[0], ssim(pixels, rebuilt)[0])
-    assert (found.bits, found.codebook_size, found.tokenizer) == (640, 1024, "VQGAN")
+    assert (found.bits, found.codebook_size, found.tokenizer) == (704, 2048, "VQGAN")
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.psnr = 0  # type: ignore[misc]
 
@@ -82,8 +82,8 @@ def test_pictures_and_tokenizers_stand_side_by_side(tmp_path: Path, capsys: pyte
     assert [row["picture"] for row in told] == names
     assert [[each["tokenizer"] for each in row["kept"]] for row in told] == [["VQGAN", "dVAE"]] * 2
     assert told[0]["file_bits"] == 8 * (tmp_path / "0.png").stat().st_size
-    assert [each["bits"] for each in told[0]["kept"]] == [640, 64]
-    assert "0.png: emoji (VQGAN) keeps 64 codes, 640 bits of" in capsys.readouterr().out
+    assert [each["bits"] for each in told[0]["kept"]] == [704, 64]
+    assert "0.png: emoji (VQGAN) keeps 64 codes, 704 bits of" in capsys.readouterr().out
 
 
 # The API
@@ -142,5 +142,5 @@ def test_a_visitors_limits_count(emoji: dalle_mini.Pipeline, tmp_path: Path, mon
 
 def test_the_card_says_which_tokenizer_paints_and_what_it_is_unfit_for(emoji: dalle_mini.Pipeline):
     line = tokenizer_line(emoji)
-    assert "a VQGAN**: 8 × 8 codes of 1,024 for 64 × 64 pixels" in line
+    assert "a VQGAN**: 8 × 8 codes of 2,048 for 64 × 64 pixels" in line
     assert "unfit for high-fidelity image processing" in line

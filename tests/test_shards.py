@@ -92,7 +92,7 @@ def test_statistics_are_those_of_the_shards(shards: Path, painter: Codec):
         "vqgan": vqgan,
         "codebook": {
             "used": len(uses),
-            "size": 1024,
+            "size": 2048,
             "perplexity": pytest.approx(np.exp(-(uses * np.log(uses)).sum()), abs=0.01),
         },
         "words_per_caption": 3.0,
@@ -192,7 +192,7 @@ def test_a_shard_that_does_not_say_which_pictures_it_is_of_is_kept(
 def test_shards_of_another_vqgan_are_refused_by_name(source: Path, shards: Path, painter: Codec, tmp_path: Path):
     other = other_codes(painter)
     with pytest.raises(
-        ValueError, match=r"00000.parquet must be of the VQGAN \w{12} \(1024 codes, 64 px\), got \w{12}"
+        ValueError, match=r"00000.parquet must be of the VQGAN \w{12} \(2048 codes, 64 px\), got \w{12}"
     ):
         encode(source, other, out=copy(shards, tmp_path / "mixed"), shard_rows=SHARD_ROWS)
     encode(source, other, out=tmp_path / "other", shard_rows=SHARD_ROWS)

@@ -32,7 +32,7 @@ def compare(
     from dalle_mini import device
     from dalle_mini.training import recipe as recipes
     from dalle_mini.training.data.shards import vqgan_location
-    from dalle_mini.training.emoji.worlds import open_world
+    from dalle_mini.training.emoji.world import World
     from dalle_mini.training.report import evaluate, tokenizers
     from vqgan import load
     from vqgan.files import write_json
@@ -40,7 +40,7 @@ def compare(
     def at(resolution: int) -> np.ndarray:
         if data:
             return evaluate.source_questions(data, resolution, captions=pictures).truth
-        return evaluate.emoji_questions(open_world(world, resolution), captions=pictures).truth
+        return evaluate.emoji_questions(World.open(world, resolution), captions=pictures).truth
 
     device.set_up()
     world = recipes.load(recipe).world()

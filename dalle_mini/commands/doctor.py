@@ -46,7 +46,6 @@ def _looks(model: str, port: int) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "compiled programs", _compiled
     yield "downloads", _downloads
     yield "temporary files", lambda: _writable(Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()))
-    yield "font of the emoji world", _font
     yield f"port {port}", lambda: _port(port)
     yield "a picture", lambda: _picture(model)
 
@@ -96,12 +95,6 @@ def _downloads() -> str:
 def _writable(folder: Path) -> str:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return f"{folder} ({'can' if os.access(there, os.W_OK) else 'CANNOT'} be written)"
-
-
-def _font() -> str:
-    from dalle_mini.training.emoji import world
-
-    return "found" if world.FONT.is_file() else f"none at {world.FONT} (only training and evaluate need it)"
 
 
 def _port(port: int) -> str:

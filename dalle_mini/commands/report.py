@@ -41,7 +41,7 @@ def evaluate(
     import dalle_mini
     from dalle_mini.loading import load_reranker
     from dalle_mini.training import recipe as recipes
-    from dalle_mini.training.emoji.worlds import open_world
+    from dalle_mini.training.emoji.world import World
     from dalle_mini.training.report import evaluate
 
     world = recipes.load(recipe, settings or []).world()
@@ -50,7 +50,7 @@ def evaluate(
         if data:
             questions = evaluate.source_questions(data, pipeline.resolution, captions=captions)
         else:
-            asked = open_world(world, pipeline.resolution)
+            asked = World.open(world, pipeline.resolution)
             questions = evaluate.emoji_questions(asked, captions=captions, names=names)
         report, picture = evaluate.evaluate(
             pipeline, questions, condition_scales=scales, shards=shards or [], features=clip, **number_of

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 train = typer.Typer(help="Train a network by a recipe; a stopped run goes on where it was.")
 
 Run = Annotated[Path, typer.Option(help="Folder for checkpoints, metrics, sample sheets and the finished model.")]
-RecipeName = Annotated[str, typer.Option(help="emoji, emoji3, emoji-tiny, mini, mega or a TOML file.")]
+RecipeName = Annotated[str, typer.Option(help="emoji, emoji-tiny, mini, mega or a TOML file.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Over the recipe's own, as often as needed."),

@@ -2,8 +2,8 @@
 
 Contract: RUN/NETWORK, where NETWORK is vqgan, dvae, decoder, dalle or clip, holds how a network is trained:
 config.json, of what it was begun with, and what the loop writes (loop.py). RUN/model is what `dalle_mini.load` reads.
-RUN/spelling is what the networks of an emoji world share (emoji/spelling.py). Of several hosts, which share the folder,
-the first one writes.
+RUN/spelling is what the networks of the emoji world share (emoji/spelling.py). Of several hosts, which share the
+folder, the first one writes.
 """
 
 import json

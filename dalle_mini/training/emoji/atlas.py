@@ -1,4 +1,4 @@
-"""The pictures of the larger emoji world: every object in every style, rendered once into one file.
+"""The pictures of the emoji world: every object in every style, rendered once into one file.
 
     python -m dalle_mini.training.emoji.atlas PACKED ATLAS.npz        # PACKED: a folder of four .tgz files (Makefile)
 

@@ -1,17 +1,15 @@
-"""Which emoji world a recipe is for, and how many of its scenes: checked."""
+"""What of the emoji world a recipe is for, and how many of its scenes: checked."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """Without an atlas, the world of the embedded model (world.py), which has objects and styles of its own."""
-
+    atlas: str  # a file of emoji/atlas.py
     examples: int  # scenes that the text-to-code network learns from
     clip_examples: int  # scenes that CLIP learns from, a multiple of 8
-    atlas: str = ""  # a file of emoji/atlas.py; with it, the larger world (scenes.py)
-    first: int = 150  # objects of it, likeliest to be asked for first
-    styles: tuple[str, ...] = ("noto", "twemoji", "fluent-emoji")  # of those in the atlas
+    first: int = 300  # objects of the atlas, likeliest to be asked for first
+    styles: tuple[str, ...] = ("noto", "fluent-emoji")  # of those in the atlas
 
     def __post_init__(self) -> None:
         for name in ("examples", "clip_examples"):

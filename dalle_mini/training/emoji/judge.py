@@ -1,4 +1,4 @@
-"""The judge of the emoji worlds: whether a picture shows what a scene asks for, by templates and not by CLIP.
+"""The judge of the emoji world: whether a picture shows what a scene asks for, by templates and not by CLIP.
 
 Contract: a picture is right if, in the place of each object, the nearest of all objects' templates in all styles (mean
 squared error) is the one asked for and the rest of the picture is empty. What the caption leaves open may be anything:
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from dalle_mini.training.emoji.scene import GRID, EmojiWorld, Scene, Sprite
+from dalle_mini.training.emoji.scene import GRID, Scene, Sprite
+from dalle_mini.training.emoji.world import World
 
 EMPTY_ERROR = 0.02  # mean squared error up to which a square without an object counts as empty
 FINEST = 8  # pixels along a cell that are compared: finer pictures are reduced to them
@@ -39,14 +40,14 @@ class _Templates(NamedTuple):
     alpha_alpha: Float32[np.ndarray, " K"]
 
 
-def judge(world: EmojiWorld, scene: Scene, picture: np.ndarray) -> Verdict:
+def judge(world: World, scene: Scene, picture: np.ndarray) -> Verdict:
     """Compare a uint8 picture [H, W, 3] with what `scene` asks for."""
     pixels = _reduce(picture.astype(np.float32) / 255, world)
     verdicts = [_judge_layout(world, scene, layout, pixels) for layout in (scene.sprites, *scene.others)]
     return max(verdicts, key=lambda verdict: (verdict.objects, verdict.background))
 
 
-def _judge_layout(world: EmojiWorld, scene: Scene, layout: tuple[Sprite, ...], pixels: np.ndarray) -> Verdict:
+def _judge_layout(world: World, scene: Scene, layout: tuple[Sprite, ...], pixels: np.ndarray) -> Verdict:
     cell = len(pixels) // GRID
     bare = np.ones(pixels.shape[:2], bool)  # where nothing is drawn
     outside = bare.copy()  # squares without an object
@@ -89,7 +90,7 @@ def _nearest(templates: _Templates, area: np.ndarray, background: np.ndarray) ->
 
 
 @lru_cache(maxsize=16)
-def _templates(world: EmojiWorld, size: int) -> _Templates:
+def _templates(world: World, size: int) -> _Templates:
     looks = [(name, style) for name, style, cells in world.blocks() if cells == size]
     drawn = np.stack([_reduce(world.sprite(*look, size), world) for look in looks])
     flat = drawn.reshape(len(looks), -1, 4)
@@ -104,26 +105,26 @@ def _templates(world: EmojiWorld, size: int) -> _Templates:
 
 
 @lru_cache(maxsize=4096)
-def _is_bare(world: EmojiWorld, name: str, style: str, size: int) -> np.ndarray:
+def _is_bare(world: World, name: str, style: str, size: int) -> np.ndarray:
     """Where an object has nothing, bool [S, S]; without a style, where it has nothing in any."""
     drawn = [world.sprite(name, each, size) for each in ((style,) if style else world.styles)]
     return np.all([_reduce(sprite[..., 3:], world)[..., 0] < BARE_ALPHA for sprite in drawn], axis=0)
 
 
-def _reduce(pixels: np.ndarray, world: EmojiWorld) -> np.ndarray:
+def _reduce(pixels: np.ndarray, world: World) -> np.ndarray:
     """[H, W, C] to the mean of squares, so that a cell has at most FINEST pixels along a side."""
     by = max(1, world.resolution // GRID // FINEST)
     height, width, channels = pixels.shape
     return pixels.reshape(height // by, by, width // by, by, channels).mean((1, 3)) if by > 1 else pixels
 
 
-def different_right(world: EmojiWorld, scene: Scene, pictures: Sequence[np.ndarray]) -> int:
+def different_right(world: World, scene: Scene, pictures: Sequence[np.ndarray]) -> int:
     """How many of the pictures are right and differ: in what is where, in its style or over which colour."""
     verdicts = [judge(world, scene, picture) for picture in pictures]
     return len({verdict.seen for verdict in verdicts if verdict.objects and verdict.background})
 
 
-def percentages_right(world: EmojiWorld, scenes: Sequence[Scene], pictures: np.ndarray) -> dict[str, float]:
+def percentages_right(world: World, scenes: Sequence[Scene], pictures: np.ndarray) -> dict[str, float]:
     """Per kind of scene, how many percent have the right objects; and the background of all that name one."""
     right = defaultdict(list)
     for scene, picture in zip(scenes, pictures, strict=True):

@@ -1,4 +1,4 @@
-"""The objects of the larger emoji world, and how English says them: objects.csv and the rules for its words.
+"""The objects of the emoji world, and how English says them: objects.csv and the rules for its words.
 
 Contract: the file's columns, in the order in which people are likely to ask for the objects, so that its first 20, 66,
 150, 300 rows are worlds inside each other:
@@ -68,12 +68,9 @@ def load(first: int | None = None) -> tuple[Object, ...]:
 
 
 def things(objects: tuple[Object, ...]) -> dict[str, list[str]]:
-    """Every object with its other names and all plurals, as `dalle_mini.vocabulary` has them."""
+    """Every object with its plural, its other names and theirs, as `dalle_mini.vocabulary` has them."""
     return {
-        each.name: [
-            *each.also,
-            *dict.fromkeys(many for name in each.names if (many := each.plural(name)) not in each.names),
-        ]
+        each.name: list(dict.fromkeys([each.plural(each.name), *each.also, *map(each.plural, each.also)]))
         for each in objects
     }
 

@@ -11,7 +11,8 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from dalle_mini.training.data.shards import fingerprint
-from dalle_mini.training.emoji.scene import GRID, Block, EmojiWorld, Scene
+from dalle_mini.training.emoji.scene import GRID, Block, Scene
+from dalle_mini.training.emoji.world import World
 from vqgan import Codec
 
 BARE = -1  # in a spelling: the background is here
@@ -31,11 +32,11 @@ class Spelling:
     blocks: int [size, size] each, BARE where the background is. grounds: of every background, the code.
     """
 
-    def __init__(self, world: EmojiWorld, blocks: dict[Block, np.ndarray], grounds: dict[str, int]) -> None:
+    def __init__(self, world: World, blocks: dict[Block, np.ndarray], grounds: dict[str, int]) -> None:
         self._world, self.blocks, self.grounds = world, blocks, grounds
 
     @classmethod
-    def vote(cls, world: EmojiWorld, vqgan: Codec) -> "Spelling":
+    def vote(cls, world: World, vqgan: Codec) -> "Spelling":
         blocks: dict[Block, np.ndarray] = {}
         grounds: dict[str, list[np.ndarray]] = {colour: [] for colour in world.backgrounds}
         cell = vqgan.config.downscale
@@ -59,7 +60,7 @@ class Spelling:
         )
 
     @classmethod
-    def of(cls, world: EmojiWorld, vqgan: Codec, folder: Path) -> "Spelling":
+    def of(cls, world: World, vqgan: Codec, folder: Path) -> "Spelling":
         """The vote, which `folder` keeps for the next who asks for the same world and encoder."""
         blocks, colours = world.blocks(), list(world.backgrounds)
         facts = json.dumps([fingerprint(vqgan), blocks, colours, COVERED])

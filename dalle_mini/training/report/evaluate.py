@@ -1,8 +1,8 @@
 """How good is a model? What it draws, what its codes keep, how well it predicts: one report and one picture.
 
 Contract: `evaluate` asks a pipeline for captions whose true pictures are known: those of a source, or scenes of the
-an emoji world whose combinations training never saw. The report holds what could be measured and nothing else: without
-CLIP, no CLIP score and no FID; template accuracy and the number of different right pictures for an emoji world alone.
+emoji world whose combinations training never saw. The report holds what could be measured and nothing else: without
+CLIP, no CLIP score and no FID; template accuracy and the number of different right pictures for the emoji world alone.
 """
 
 import dataclasses
@@ -29,7 +29,8 @@ from dalle_mini.training.data.shards import fingerprint, held_back, read_codes
 from dalle_mini.training.data.skipped import Report
 from dalle_mini.training.data.sources import open_source
 from dalle_mini.training.emoji.judge import different_right, percentages_right
-from dalle_mini.training.emoji.scene import EmojiWorld, Scene
+from dalle_mini.training.emoji.scene import Scene
+from dalle_mini.training.emoji.world import World
 from dalle_mini.training.report.quality import codebook_use, frechet_distance, psnr, ssim
 from dalle_mini.training.report.report_picture import Row, draw_report
 
@@ -46,16 +47,16 @@ SHOWN = 24  # captions in the picture, at most
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Questions:
-    """Captions to draw and their true pictures, M of each; `scenes` and `world` only for an emoji world."""
+    """Captions to draw and their true pictures, M of each; `scenes` and `world` only for the emoji world."""
 
     source: str
     captions: list[str]
     truth: UInt8[np.ndarray, "M H W 3"]
     scenes: list[Scene] | None = None
-    world: EmojiWorld | None = None
+    world: World | None = None
 
 
-def emoji_questions(world: EmojiWorld, *, captions: int = 200, names: int = 0, seed: int = 0) -> Questions:
+def emoji_questions(world: World, *, captions: int = 200, names: int = 0, seed: int = 0) -> Questions:
     """Scenes with a combination that training never saw; and the first `names` objects, each by its name alone."""
     rng = np.random.default_rng((seed, 1_000_003))  # not the stream that training's validation set is from
     scenes = [world.draw_held(rng) for _ in range(captions)] + [world.bare(name) for name in world.names[:names]]
@@ -171,7 +172,7 @@ class _Judges:
 def _draw(
     pipeline: Pipeline, questions: Questions, settings: dict[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The best picture of every caption, where there is a ranking, and the first; of an emoji world, also how many
+    """The best picture of every caption, where there is a ranking, and the first; of the emoji world, also how many
     pictures of a caption are right and differ, on average, by kind.
     """
     galleries, different = [], defaultdict[str, list[int]](list)

@@ -1,8 +1,8 @@
-"""The recipes of the embedded model: the networks of `assets/models/emoji`, trained on an emoji world.
+"""The recipes of the embedded model: the networks of `assets/models/emoji`, trained on the emoji world.
 
 Contract: each function trains one network from scratch, or on from its newest checkpoint, in its own folder of a
-run, and writes the part of the model folder that `dalle_mini.load` reads. Sizes, settings and which world are those of
-a recipe, recipes/emoji.toml or emoji3.toml; what is said here is what their data are.
+run, and writes the part of the model folder that `dalle_mini.load` reads. Sizes, settings and objects are those of a
+recipe, recipes/emoji.toml; what is said here is what their data are.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ import vqgan
 from dalle_mini import device
 from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.dvae.train import train as fit_dvae
-from dalle_mini.training.emoji.scene import EmojiWorld, Scene
+from dalle_mini.training.emoji.scene import Scene
 from dalle_mini.training.emoji.spelling import Spelling
-from dalle_mini.training.emoji.worlds import open_world
+from dalle_mini.training.emoji.world import World
 from dalle_mini.training.recipe import Recipe
 from dalle_mini.training.run import begin, check_own_codec, once
 from dalle_mini.training.run_tokenizer import load_tokenizer, make_tokenizer
@@ -45,7 +45,7 @@ def train_vqgan(run: Path, recipe: Recipe) -> None:
     device.set_up()
     sizes, config = recipe.vqgan(), recipe.vqgan_training()
     check_own_codec(run, "vqgan")
-    world = open_world(recipe.world(), sizes.resolution)
+    world = World.open(recipe.world(), sizes.resolution)
     begin(run / "vqgan", {"sizes": dataclasses.asdict(sizes), **_facts(recipe, config)})
     objects = max(world.fewest, SPRITES_PER_BATCH // len(world.styles))
 
@@ -65,7 +65,7 @@ def train_dvae(run: Path, recipe: Recipe) -> None:
     device.set_up()
     sizes, config = recipe.dvae(), recipe.dvae_training()
     check_own_codec(run, "dvae")
-    world = open_world(recipe.world(), sizes.resolution)
+    world = World.open(recipe.world(), sizes.resolution)
     begin(run / "dvae", {"sizes": dataclasses.asdict(sizes), **_facts(recipe, config)})
 
     def batches(step: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def train_decoder(run: Path, recipe: Recipe) -> None:
     once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "vqgan")
 
 
-def _held_out_scenes(world: EmojiWorld, count: int) -> list[Scene]:
+def _held_out_scenes(world: World, count: int) -> list[Scene]:
     rng = np.random.default_rng(1)
     return [world.draw_held(rng) for _ in range(count)]
 
@@ -114,16 +114,16 @@ def _facts(recipe: Recipe, training: Any) -> dict[str, dict[str, Any]]:
     return {"recipe": dataclasses.asdict(training), "data": dataclasses.asdict(recipe.world())}
 
 
-def _load(run: Path, recipe: Recipe) -> tuple[EmojiWorld, vqgan.Codec]:
+def _load(run: Path, recipe: Recipe) -> tuple[World, vqgan.Codec]:
     """The run's VQGAN, and the recipe's world at its resolution. Raises ValueError if there is none yet."""
     folder = run / "model" / "vqgan"
     if not folder.is_dir():
         raise ValueError(f"run must hold the VQGAN of the emoji world, which `train vqgan` makes, got none in {folder}")
     network = vqgan.load(folder)
-    return open_world(recipe.world(), network.config.resolution), network
+    return World.open(recipe.world(), network.config.resolution), network
 
 
-def _make_tokenizer(run: Path, recipe: Recipe, world: EmojiWorld, source: str = "") -> Path:
+def _make_tokenizer(run: Path, recipe: Recipe, world: World, source: str = "") -> Path:
     """The byte-level BPE of the world's captions, made once for the text-to-code model and CLIP."""
     folder, sizes = run / "model" / "dalle", recipe.dalle()
 
@@ -167,9 +167,7 @@ def train_dalle(run: Path, recipe: Recipe, *, tokenizer: str = "", track: str = 
     )
 
 
-def _examples(
-    world: EmojiWorld, spelling: Spelling, rng: np.random.Generator, count: int
-) -> tuple[list[str], np.ndarray]:
+def _examples(world: World, spelling: Spelling, rng: np.random.Generator, count: int) -> tuple[list[str], np.ndarray]:
     """Captions and their codes, int32 [count, T]; the scenes themselves would fill the memory."""
     captions, codes = [], []
     for start in range(0, count, AT_ONCE):
