@@ -68,7 +68,7 @@ def test_with_a_vqgan_in_its_place_it_is_refused(run: Path, tmp_path: Path):
     publish(run, tmp_path / "mine")
     for path in (tmp_path / "mine" / "vqgan").iterdir():
         path.write_bytes((model_names.EMBEDDED / "vqgan" / path.name).read_bytes())
-    with pytest.raises(CheckpointError, match=r"must have 8192 codes and a grid of side 32 .*got 1024 and 8$"):
+    with pytest.raises(CheckpointError, match=r"must have 8192 codes and a grid of side 32 .*got 2048 and 8$"):
         dalle_mini.load(tmp_path / "mine", rerank=False)
 
 

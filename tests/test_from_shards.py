@@ -81,7 +81,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_model_of_a_run_loads_and_draws_without_clip(run: Path, painter: Codec):
     with dalle_mini.load(run / "model", rerank=False) as pipeline:
         gallery = pipeline.generate("a red circle", num_candidates=2, seed=1)
-        assert pipeline.config.codebook_size == 1024
+        assert pipeline.config.codebook_size == 2048
         assert pipeline.defaults.condition_scale == 2.0  # the recipe's
         assert fingerprint(pipeline.vqgan) == fingerprint(painter)
     assert gallery[0].image.size == (64, 64)
@@ -153,7 +153,7 @@ def test_shards_of_another_vqgan_are_refused(shards: Path, painter: Codec, tmp_p
     params = jax.tree.map(np.array, painter.params)
     params["quantize"]["embedding"]["embedding"][0] += 1
     save(tmp_path / "other", painter.config, params)
-    with pytest.raises(ValueError, match=r"^vqgan must be the one of the shards, \w{12} \(1024 codes\), got .*other, "):
+    with pytest.raises(ValueError, match=r"^vqgan must be the one of the shards, \w{12} \(2048 codes\), got .*other, "):
         from_shards.train_dalle(
             recipe.load("emoji-tiny", TINY), [shards], tmp_path / "run", vqgan_name=str(tmp_path / "other")
         )
@@ -180,7 +180,7 @@ def test_recipe_of_another_codebook_is_refused(shards: Path, tmp_path: Path):
     path = tmp_path / "mine.toml"
     text = (recipe.FOLDER / "emoji-tiny.toml").read_text().replace("n_embed = 256", "n_embed = 512")
     path.write_text(text.replace("[dalle]", "[dalle]\ncodebook_size = 512"))
-    with pytest.raises(ValueError, match=r"^dalle\.codebook_size must be the VQGAN's 1024, got 512$"):
+    with pytest.raises(ValueError, match=r"^dalle\.codebook_size must be the VQGAN's 2048, got 512$"):
         from_shards.train_dalle(recipe.load(path), [shards], tmp_path / "run")
 
 
@@ -270,7 +270,7 @@ def test_a_fresh_user_gets_from_a_folder_of_pictures_to_a_page(tmp_path: Path):
     assert f"the model is in {Path('mine/model')}" in told
     rows = [json.loads(row) for row in (tmp_path / "mine" / "dalle" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 30
-    assert rows[-1]["validation_loss"] < np.log(1024)  # better than knowing nothing
+    assert rows[-1]["validation_loss"] < np.log(2048)  # better than knowing nothing
 
     told = command("generate", "a red circle", "--model", "mine/model", "--no-rerank", "--candidates", "2")
     assert "2 in out" in told
