@@ -123,9 +123,6 @@ class World:
     def draw_held(self, rng: np.random.Generator) -> Scene:
         return self.draw(rng, held=_one(rng, self._held))
 
-    def example(self, rng: np.random.Generator) -> Scene:
-        return self.draw(rng)
-
     def full(self, rng: np.random.Generator) -> Scene:
         """One without a caption, for a decoder: four small objects, or as large a one as there may be."""
         size, kind = _one(rng, (SMALL, NORMAL, HUGE)), "single"

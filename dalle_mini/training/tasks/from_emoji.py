@@ -171,7 +171,7 @@ def _examples(world: World, spelling: Spelling, rng: np.random.Generator, count:
     """Captions and their codes, int32 [count, T]; the scenes themselves would fill the memory."""
     captions, codes = [], []
     for start in range(0, count, AT_ONCE):
-        scenes = [world.example(rng) for _ in range(min(AT_ONCE, count - start))]
+        scenes = [world.draw(rng) for _ in range(min(AT_ONCE, count - start))]
         captions += [scene.caption for scene in scenes]
         codes.append(spelling.codes(scenes))
     return captions, np.concatenate(codes)
