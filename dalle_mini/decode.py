@@ -9,6 +9,7 @@ for condition_scale 1, it has the first alone.
     DecodeState   cross, cache          as in model.py, B = 2 S (guided) or S (plain)
                   codes, positions [S]  the last code drawn, and how many were
                   given [S, n]          the codes that are given, FREE (start.py) where they are drawn
+                  least [S, n]          how likely a given code must be, or it is drawn all the same: a logarithm
                   rngs [S], sampling    see candidate_rng and SlotSampling
 
 Letters: as in model.py; S slots.
@@ -42,6 +43,7 @@ class DecodeState(NamedTuple):
     codes: Int[Array, " S"]
     positions: Int[Array, " S"]
     given: Int[Array, "S n"]
+    least: Float[Array, "S n"]
     rngs: Array  # typed keys [S]; the rng of a code is fold_in(rngs[s], position)
     sampling: SlotSampling
 
@@ -69,6 +71,7 @@ def empty_state(config: ModelConfig, slots: int, *, guided: bool = True) -> Deco
         codes=jnp.full(slots, config.bos_code, jnp.int32),
         positions=jnp.zeros(slots, jnp.int32),
         given=jnp.full((slots, config.image_length), FREE, jnp.int32),
+        least=jnp.full((slots, config.image_length), -jnp.inf),
         rngs=jax.vmap(jax.random.key)(jnp.zeros(slots, jnp.uint32)),
         sampling=SlotSampling(jnp.ones(slots), jnp.ones(slots), jnp.zeros(slots, jnp.int32), jnp.ones(slots)),
     )
@@ -86,6 +89,7 @@ def insert(
     rng: Array,
     sampling: SlotSampling,
     given: Int[Array, " n"],
+    least: Float[Array, " n"],
 ) -> DecodeState:
     """Put a candidate at its first position into `slot`; `sampling` holds scalars. What was there is forgotten."""
 
@@ -100,6 +104,7 @@ def insert(
         codes=state.codes.at[slot].set(config.bos_code),
         positions=state.positions.at[slot].set(0),
         given=state.given.at[slot].set(given),
+        least=state.least.at[slot].set(least),
         rngs=state.rngs.at[slot].set(rng),
         sampling=jax.tree.map(lambda values, value: values.at[slot].set(value), state.sampling, sampling),
     )
@@ -122,6 +127,7 @@ def decode_row(params: Params, config: ModelConfig, state: DecodeState) -> tuple
         cache, codes, positions = carry
         rows = [jnp.repeat(x, own) for x in (codes, positions)]
         logits, cache = model.decode_step(params, config, state.cross, cache, *rows)  # [2S, V] or [S, V]
+        likelihoods = jax.nn.log_softmax(logits[::own])  # [S, V]
         if own == 2:
             logits = guide(logits[0::2], logits[1::2], sampling.condition_scale)  # [S, V]
         rngs = jax.vmap(jax.random.fold_in)(state.rngs, positions)
@@ -133,8 +139,11 @@ def decode_row(params: Params, config: ModelConfig, state: DecodeState) -> tuple
             top_p=sampling.top_p,
             codebook_size=config.codebook_size,
         )
-        given = jnp.take_along_axis(state.given, positions[:, None], axis=1, mode="clip")[:, 0]
-        codes = jnp.where(given == FREE, codes, given)
+        given, least = (
+            jnp.take_along_axis(x, positions[:, None], axis=1, mode="clip")[:, 0] for x in (state.given, state.least)
+        )
+        likely = jnp.take_along_axis(likelihoods, given[:, None], axis=1, mode="clip")[:, 0] >= least
+        codes = jnp.where((given != FREE) & likely, given, codes)
         return (cache, codes, positions + 1), codes
 
     carry = (state.cache, state.codes, state.positions)

@@ -43,7 +43,7 @@ class Candidate:
     generate: "Callable[..., Gallery] | None" = dataclasses.field(default=None, repr=False)  # of its pipeline
 
     def vary(self, strength: float = STRENGTH, **settings: Any) -> "Gallery":
-        """Other pictures like this one: a share of its codes, those least likely to the model, is drawn again.
+        """Other pictures like this one: each draws a share of its codes again, and what then no longer fits.
 
         The settings are its own, with another seed, as far as no others are given.
         """

@@ -35,7 +35,7 @@ from dalle_mini.serving.previews import Previews
 from dalle_mini.serving.refusals import QueueFullError
 from dalle_mini.serving.request import Waiting
 from dalle_mini.serving.scheduler import HEARTBEAT, Scheduler
-from dalle_mini.start import Source, Start, check, likeliest, source
+from dalle_mini.start import Source, Start, check, source
 from dalle_mini.text import readable
 from dalle_mini.tokenizer import MAX_CHARACTERS, TokenizedPrompt, Tokenizer
 from dalle_mini.vocabulary import Vocabulary
@@ -75,8 +75,8 @@ class Pipeline:
 
         start: a picture (a path, or of Pillow), whose middle square is encoded, a candidate, or codes. keep: which of
         its codes are given, the others being drawn: a number of rows from above, by default half of them, or a boolean
-        for every place of the grid. strength, instead of keep: the share of codes that are drawn again, those least
-        likely to the model.
+        for every place of the grid. strength, instead of keep: the share of codes that each
+        candidate gives up, and what then no longer fits.
         Raises ValueError, naming the setting, the rule and the value.
         """
         *_, gallery = self.stream(prompt, previews=False, **settings)
@@ -172,7 +172,7 @@ class Pipeline:
     def _started(
         self, params: SamplingParams, begin: Source, tokens: TokenizedPrompt
     ) -> Generator[Preview, None, SamplingParams]:
-        """The params with the codes that are given."""
+        """The params with what is given."""
         before = Preview(images=self._previews(params.num_candidates).images, row=0, rows=self.config.side)
         with self.metrics.stage("encoding"):
             codes, keep = begin.codes, begin.keep
@@ -181,7 +181,7 @@ class Pipeline:
             assert codes is not None
             if begin.strength is not None:
                 (likelihoods,) = yield from _results(self._weigh.submit([(tokens, codes)]), before)
-                keep = likeliest(likelihoods, begin.strength)
+                return dataclasses.replace(params, start=Start.varied(codes, likelihoods, begin.strength))
         return dataclasses.replace(params, start=Start.of(codes, keep))
 
     def _draw(

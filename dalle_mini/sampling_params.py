@@ -18,7 +18,7 @@ MAX_SEED = 2**32 - 1
 MAX_CONDITION_SCALE = 100.0
 MAX_TEMPERATURE = 10.0
 FIRST = ("num_candidates", "seed", "condition_scale", "temperature", "top_k", "top_p")  # what every PNG has
-STRENGTH = 0.5  # of a variation: the share of codes that are drawn again
+STRENGTH = 0.5  # of a variation: the share of codes that are given up
 SEAMLESS = ("", "x", "y", "both")
 MAX_INT = 2**31 - 1  # settings and sizes are int32 on the device
 

@@ -4,6 +4,9 @@ Contract: a `Start` is one of the sampling params: an int for every place of the
 model draws. It goes into a PNG as JSON (`to_dict`), compressed, with a hash that names it. A `Source` is what somebody
 asked to start from: everything about it is checked, and a picture is not encoded yet. Codes are drawn row by row, so
 that the model sees those above and to the left, given or drawn, and no others.
+
+A variation gives up a share of the codes, in each candidate others: where it is to draw anew, and what no longer fits
+after that. A code fits while it is no less than `HELD` times as likely as it was in its own picture.
 """
 
 import base64
@@ -24,42 +27,70 @@ from dalle_mini.pictures import from_file, in_rgb, square
 
 FREE = -1  # a place that the model draws
 MOST_PLACES = 1 << 16  # of a grid: more are not unpacked
+HELD = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The codes that are given, one for every place of the grid, FREE where the model draws."""
+    """The codes that are given, one for every place of the grid, FREE where the model draws.
+
+    strength: the share of them that a variation gives up. least: how likely each has to be where its turn comes, or it
+    is given up as well, as a logarithm; of a variation alone.
+    """
 
     codes: tuple[int, ...]
+    strength: float = 0.0
+    least: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, codes: Int[np.ndarray, " n"], keep: Bool[np.ndarray, " n"]) -> "Start | None":
         """Those of `codes` that are to be kept; None where none is."""
         return cls(tuple(np.where(keep, codes, FREE).tolist())) if keep.any() else None
 
+    @classmethod
+    def varied(
+        cls, codes: Int[np.ndarray, " n"], likelihoods: Float[np.ndarray, " n"], strength: float
+    ) -> "Start | None":
+        """Of a picture whose codes have these likelihoods, as logarithms; None where nothing of it is to be left."""
+        least = (likelihoods + math.log(HELD)).astype(np.float32)
+        return cls(tuple(codes.tolist()), float(strength), tuple(least.tolist())) if strength < 1 else None
+
+    def given(self, seed: int, candidate: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """What a candidate is given, and how likely it has to be."""
+        codes = np.array(self.codes, np.int32)
+        up = np.random.default_rng((seed, candidate)).random(len(codes)) < self.strength
+        least = np.array(self.least, np.float32) if self.least else np.full(len(codes), -np.inf, np.float32)
+        return np.where(up, FREE, codes), least
+
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self._bytes()).hexdigest()[:16]
+        return hashlib.sha256(self._codes() + self._least()).hexdigest()[:16]
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it."""
-        return {"codes": base64.b64encode(zlib.compress(self._bytes(), 9)).decode(), "sha256": self.sha256}
+        varied = {"strength": self.strength, "least": _packed(self._least())} if self.least else {}
+        return {"codes": _packed(self._codes()), **varied, "sha256": self.sha256}
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Self:
         """Raises ValueError where it is not what `to_dict` gives."""
         try:
-            packed = zlib.decompressobj()
-            unpacked = packed.decompress(base64.b64decode(told["codes"], validate=True), 4 * MOST_PLACES)
-            found = cls(tuple(np.frombuffer(unpacked, "<i4").tolist()))
-            if not packed.eof or told["sha256"] != found.sha256:
+            found = cls(tuple(_unpacked(told["codes"], "<i4")))
+            if "least" in told:
+                found = cls(found.codes, float(told["strength"]), tuple(_unpacked(told["least"], "<f4")[1:]))
+            if not (0 <= found.strength <= 1 and len(found.least) in (0, len(found.codes))):
+                raise ValueError
+            if told["sha256"] != found.sha256:
                 raise ValueError
         except (KeyError, TypeError, ValueError, zlib.error):
             raise ValueError(f"start must be codes as a PNG has them, whole, got {str(told)[:100]}") from None
         return found
 
-    def _bytes(self) -> bytes:
+    def _codes(self) -> bytes:
         return np.array(self.codes, "<i4").tobytes()
+
+    def _least(self) -> bytes:
+        return np.array([self.strength, *self.least], "<f4").tobytes() if self.least else b""
 
 
 class Source(NamedTuple):
@@ -68,7 +99,7 @@ class Source(NamedTuple):
     pixels: UInt8[np.ndarray, "H W 3"] | None
     codes: Int[np.ndarray, " n"] | None  # of one that is encoded already
     keep: Bool[np.ndarray, " n"]
-    strength: float | None = None  # where it is said, the likelihood of the codes decides instead, see `likeliest`
+    strength: float | None = None  # where it is said, the start is `Start.varied`
 
 
 def source(start: Any, keep: Any, strength: Any, *, image_length: int, codebook_size: int, resolution: int) -> Source:
@@ -110,13 +141,6 @@ def kept_places(keep: Any, side: int) -> Bool[np.ndarray, " n"]:
     raise ValueError(f"keep must be {rule}, got {_short(keep)}")
 
 
-def likeliest(likelihoods: Float[np.ndarray, " n"], strength: float) -> Bool[np.ndarray, " n"]:
-    """The places of the likeliest codes, all but a share of `strength`."""
-    keep = np.zeros(len(likelihoods), bool)
-    keep[np.argsort(-likelihoods, kind="stable")[: round((1 - strength) * len(keep))]] = True
-    return keep
-
-
 def _checked_codes(codes: Any, number: int, size: int, *, lowest: int) -> Int[np.ndarray, " n"]:
     side = math.isqrt(number)
     try:
@@ -128,6 +152,18 @@ def _checked_codes(codes: Any, number: int, size: int, *, lowest: int) -> Int[np
     if not lowest <= found.min() <= found.max() < size:
         raise ValueError(f"start must have codes from 0 to {size - 1}, got {found.min()} to {found.max()}")
     return found.ravel().astype(np.int32)
+
+
+def _packed(values: bytes) -> str:
+    return base64.b64encode(zlib.compress(values, 9)).decode()
+
+
+def _unpacked(text: str, kind: str) -> list[Any]:
+    packed = zlib.decompressobj()
+    values = packed.decompress(base64.b64decode(text, validate=True), 4 * MOST_PLACES)
+    if not packed.eof:
+        raise ValueError
+    return np.frombuffer(values, kind).tolist()
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -90,10 +90,10 @@ def test_variations_differ_the_more_the_stronger_and_stay_recognisable(emoji: "P
     scenes, shares = scenes_of(world, 5, lambda scene: True), []
     first = drawn(emoji, scenes, 1)
     again: dict[str, Any] = {"start": first, "seed": range(1000, 1000 + NUMBER)}
-    for strength, least in ((0.25, 0.8), (0.5, 0.7), (1.0, 0.9)):
+    for strength in (0.25, 0.5, 1.0):
         varied = drawn(emoji, scenes, 1, strength=[strength] * NUMBER, **again)
         shares.append(np.mean([one.codes == other.codes for one, other in zip(varied, first, strict=True)]))
-        assert sum(right(world, *pair) for pair in zip(scenes, varied, strict=True)) >= least * NUMBER
+        assert sum(right(world, *pair) for pair in zip(scenes, varied, strict=True)) >= 0.9 * NUMBER
         assert shares[-1] >= 1 - strength
     assert shares == sorted(shares, reverse=True)
 

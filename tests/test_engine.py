@@ -69,6 +69,7 @@ NEIGHBOURS = [
     request(5, 0, (), temperature=0.01, top_k=1),
     request(2**32 - 1, 15, (30,), top_p=0.3, top_k=0, condition_scale=0.0),
     request(6, 3, start=Start((5, 6, FREE, 7) + (FREE,) * 12)),
+    request(7, 1, start=Start((1, 2, 3, 4) * 4, 0.5, (-4.0,) * 16)),
 ]
 
 

@@ -1,5 +1,6 @@
 """What is given before anything is drawn: how it is checked, written and read; no network is needed."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_a_start_goes_through_json_and_comes_back():
     assert Start.of(CODES, np.zeros(16, bool)) is None, "and nothing given is a plain drawing"
 
 
+def test_a_variation_goes_through_json_and_comes_back():
+    start = Start.varied(CODES, np.linspace(-3, 0, 16, dtype=np.float32), 0.3)
+    assert start is not None
+    assert Start.from_dict(json.loads(json.dumps(start.to_dict()))) == start
+    others = dataclasses.replace(start, strength=0.4), dataclasses.replace(start, least=start.least[::-1])
+    assert len({each.sha256 for each in (start, *others, Start(start.codes))}) == 4
+    assert Start.varied(CODES, np.zeros(16, np.float32), 1) is None, "and nothing left is a plain drawing"
+
+
 def test_large_grids_stay_small_in_a_file():
     noise = np.random.default_rng(0).integers(0, 16384, 256)
     start = Start.of(noise, kept_places(8, 16))
@@ -111,6 +121,9 @@ def test_large_grids_stay_small_in_a_file():
         {"codes": "eJxjYGBg", "sha256": "0"},  # cut
         Start((1, 2, 3, 4)).to_dict() | {"sha256": "0" * 16},
         Start((0,) * (1 << 20)).to_dict(),  # small, and large when unpacked
+        Start((1, 2), 0.5, (-1.0, -2.0)).to_dict() | {"strength": 0.25},
+        Start((1, 2), 2.0, (-1.0, -2.0)).to_dict(),
+        Start((1, 2), 0.5, (-1.0,)).to_dict(),
     ],
 )
 def test_damaged_codes_of_a_file_are_named(told: dict[str, Any]):

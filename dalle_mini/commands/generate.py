@@ -28,7 +28,7 @@ def generate(
     vary: Annotated[
         Path | None, typer.Option(help="A PNG of ours, to draw others like it.", show_default=False)
     ] = None,
-    strength: Annotated[Any, setting("Share of its codes that are drawn again, 0 to 1.")] = None,
+    strength: Annotated[Any, setting("Share of its codes that are given up, 0 to 1.")] = None,
     seamless: Annotated[str | None, typer.Option(help="Tiles along x, y or both.", show_default=False)] = None,
     show: Annotated[Any, setting("Of the candidates, keep so many of the best; all when left out.")] = None,
     seconds: Annotated[Any, setting("Draw no more after this time, where a candidate is whole.")] = None,

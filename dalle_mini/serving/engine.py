@@ -34,7 +34,7 @@ from dalle_mini.config import ModelConfig
 from dalle_mini.decode import DecodeState
 from dalle_mini.model import CrossKV, Params
 from dalle_mini.sampling_params import SamplingParams
-from dalle_mini.start import FREE
+from dalle_mini.start import FREE, Start
 from dalle_mini.tokenizer import TokenizedPrompt
 
 ROWS = 18  # that are computed together: 9 slots with guidance, 18 without
@@ -110,7 +110,8 @@ class Engine:
         place, rng = group.free[-1], self._rng(jnp.uint32(params.seed), jnp.uint32(candidate))
         state, group.state = group.state, None  # a donated state is gone if the device fails
         try:
-            group.state = self._insert(state, jnp.int32(place), prefix, rng, _sampling(params), self._given(params))
+            given = self._given(params, candidate)
+            group.state = self._insert(state, jnp.int32(place), prefix, rng, _sampling(params), *given)
         except Exception:
             if not group.drawn:  # nobody would ever evict it
                 del self._groups[number]
@@ -157,7 +158,7 @@ class Engine:
         rng = self._rng(jnp.uint32(0), jnp.uint32(0))
         for guided in (True, False):
             state = self._empty(guided)
-            state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(sampling), self._given(sampling))
+            state = self._insert(state, jnp.int32(0), prefix, rng, _sampling(sampling), *self._given(sampling, 0))
             self._decode_row(params, state=state)
             yield
 
@@ -176,8 +177,9 @@ class Engine:
         self._groups[number] = Group(guided=guided, state=state, free=list(range(len(state.codes)))[::-1], drawn={})
         return number
 
-    def _given(self, params: SamplingParams) -> np.ndarray:
-        return np.array(params.start.codes if params.start else [FREE] * self.config.image_length, np.int32)
+    def _given(self, params: SamplingParams, candidate: int) -> tuple[np.ndarray, np.ndarray]:
+        start = params.start or Start((FREE,) * self.config.image_length)
+        return start.given(params.seed or 0, candidate)
 
     def _empty(self, guided: bool) -> DecodeState:
         state = decode.empty_state(self.config, ROWS // 2 if guided else ROWS, guided=guided)
