@@ -73,6 +73,7 @@ runs/atlas.npz: | .venv/dev.stamp
 # Hours on two cores. Each command goes on where it was stopped.
 emoji-model: .venv/runtime.stamp runs/atlas.npz
 	$(BIN)/python -m dalle_mini train vqgan --run runs/emoji
+	$(BIN)/python -m dalle_mini train encoder --run runs/emoji
 	$(BIN)/python -m dalle_mini train decoder --run runs/emoji
 	$(BIN)/python -m dalle_mini train dalle --run runs/emoji
 	$(BIN)/python -m dalle_mini train clip --run runs/emoji

@@ -22,8 +22,10 @@ from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.dalle.examples import Examples
 from dalle_mini.training.loop import LoopConfig, fit
 from dalle_mini.training.vqgan import train_step
-from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfig
-from dalle_mini.training.vqgan.decoder import train_decoder
+from dalle_mini.training.vqgan.codebook import unit
+from dalle_mini.training.vqgan.config import DecoderTrainConfig, EncoderTrainConfig, VQGANTrainConfig
+from dalle_mini.training.vqgan.decoder import train_decoder, widened
+from dalle_mini.training.vqgan.encoder import train_encoder
 from dalle_mini.training.vqgan.losses import same_cells
 from dalle_mini.training.vqgan.train_step import Batch
 from vqgan import Codec
@@ -224,6 +226,24 @@ def test_training_the_decoder_on_changes_pixels_but_no_code(embed_dim: int, tmp_
     assert after.config.embed_dim == (embed_dim or VQGAN_SIZES.embed_dim)
     np.testing.assert_array_equal(after.encode(pictures(0)), codes)
     assert (after.decode(codes) != before.decode(codes)).any()
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))  # they are the caller's
+
+
+@pytest.mark.parametrize("embed_dim", [0, 32])
+def test_training_the_encoder_on_teaches_it_given_codes_and_the_decoder_stays(embed_dim: int, tmp_path: Path):
+    """Of pictures that it spells otherwise; also where codes have dimensions for the decoder alone."""
+    init = jax.jit(partial(vqgan.model.init_params, VQGAN_SIZES))
+    params = init(jax.random.key(0))
+    params["quantize"]["embedding"]["embedding"] = unit(params["quantize"]["embedding"]["embedding"])
+    sizes, params = widened(VQGAN_SIZES, params, max(embed_dim, VQGAN_SIZES.embed_dim), seed=0)
+    before, pixels = Codec(sizes, params), pictures(0)
+    codes = (before.encode(pixels) + 5) % sizes.n_embed
+    recipe = EncoderTrainConfig(steps=150, batch_size=4, warmup_steps=5)
+    trained = train_encoder(sizes, recipe, params, lambda step: (codes, pixels), out=tmp_path, held_out=pixels)
+    after = Codec(sizes, trained)
+    assert (after.encode(pixels) == codes).mean() > 0.9
+    np.testing.assert_array_equal(after.decode(codes), before.decode(codes))
+    assert vqgan.model.written_dim(trained) == VQGAN_SIZES.embed_dim
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))  # they are the caller's
 
 

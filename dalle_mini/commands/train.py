@@ -1,4 +1,4 @@
-"""`train vqgan`, `dvae`, `decoder`, `dalle` and `clip`: data of one's own, or the emoji world, into a run's folder."""
+"""`train vqgan`, `dvae`, `encoder`, `decoder`, `dalle`, `clip`: one's own data, or the emoji world, into a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,6 +64,17 @@ def train_dvae(
         from dalle_mini.training.tasks import from_emoji
 
         from_emoji.train_dvae(run, loaded)
+
+
+@train.command("encoder")
+def train_encoder(recipe: RecipeName = "emoji", run: Run = Path("runs/emoji"), settings: Settings = None) -> None:
+    """The VQGAN of a run of the emoji world writes every object as it is spelt: after vqgan, before the rest."""
+    from dalle_mini.training import recipe as recipes
+    from dalle_mini.training.tasks import from_emoji
+
+    loaded = recipes.load(recipe, settings or [])
+    make_folder(run, "run")
+    from_emoji.train_encoder(run, loaded)
 
 
 @train.command("decoder")

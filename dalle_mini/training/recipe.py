@@ -8,7 +8,8 @@ section.key, the rule and the value. A section that a recipe leaves out is misse
     [vqgan.training]   fields of dalle_mini.training.vqgan.config.VQGANTrainConfig
     [dvae]             fields of vqgan.config.DVAEConfig
     [dvae.training]    fields of dalle_mini.training.dvae.config.DVAETrainConfig
-    [decoder.training] fields of dalle_mini.training.vqgan.config.DecoderTrainConfig: the VQGAN's decoder alone
+    [encoder.training] fields of dalle_mini.training.vqgan.config.EncoderTrainConfig: the VQGAN's encoder alone
+    [decoder.training] fields of dalle_mini.training.vqgan.config.DecoderTrainConfig: its decoder alone
     [dalle]            fields of dalle_mini.config.ModelConfig and its settings of sampling. What follows from the
                        tokenizer and the VQGAN may be left out; what is given must agree with them.
     [dalle.training]   fields of dalle_mini.training.dalle.config.DalleTrainConfig
@@ -30,7 +31,7 @@ from dalle_mini.training.clip.config import ClipTrainConfig
 from dalle_mini.training.dalle.config import DalleTrainConfig
 from dalle_mini.training.dvae.config import DVAETrainConfig
 from dalle_mini.training.emoji.config import WorldConfig
-from dalle_mini.training.vqgan.config import DecoderTrainConfig, VQGANTrainConfig
+from dalle_mini.training.vqgan.config import DecoderTrainConfig, EncoderTrainConfig, VQGANTrainConfig
 from vqgan.config import CodecConfig, DVAEConfig, VQGANConfig
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -40,6 +41,7 @@ SECTIONS = (
     "vqgan.training",
     "dvae",
     "dvae.training",
+    "encoder.training",
     "decoder.training",
     "dalle",
     "dalle.training",
@@ -70,6 +72,9 @@ class Recipe:
 
     def dvae_training(self) -> DVAETrainConfig:
         return _build(DVAETrainConfig, self._table("dvae.training"), "dvae.training")
+
+    def encoder_training(self) -> EncoderTrainConfig:
+        return _build(EncoderTrainConfig, self._table("encoder.training"), "encoder.training")
 
     def decoder_training(self) -> DecoderTrainConfig:
         return _build(DecoderTrainConfig, self._table("decoder.training"), "decoder.training")
@@ -132,6 +137,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         "vqgan.training": loaded.vqgan_training,
         "dvae": loaded.dvae,
         "dvae.training": loaded.dvae_training,
+        "encoder.training": loaded.encoder_training,
         "decoder.training": loaded.decoder_training,
         "dalle.training": loaded.dalle_training,
         "clip.training": loaded.clip_training,

@@ -36,6 +36,10 @@ class Scene:
     look: str = ""
     others: tuple[tuple[Sprite, ...], ...] = ()
 
+    def alone(self, number: int) -> "Scene":
+        """With one of its objects, where it stands."""
+        return dataclasses.replace(self, sprites=(self.sprites[number],))
+
     @property
     def names_style(self) -> bool:
         return bool(self.look)

@@ -26,6 +26,7 @@ from dalle_mini.training.run import begin, check_own_codec, once
 from dalle_mini.training.run_tokenizer import load_tokenizer, make_tokenizer
 from dalle_mini.training.tasks.text_to_code import train_text_to_code
 from dalle_mini.training.vqgan.decoder import train_decoder as fit_decoder
+from dalle_mini.training.vqgan.encoder import train_encoder as fit_encoder
 from dalle_mini.training.vqgan.losses import same_cells
 from dalle_mini.training.vqgan.train import train as fit_vqgan
 from dalle_mini.training.vqgan.train_step import Batch
@@ -33,7 +34,7 @@ from dalle_mini.vocabulary import Vocabulary
 from vqgan.config import VQGANConfig
 
 SPRITES_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
-OWN_SPELLINGS = 1000
+OWN_SPELLINGS, STRANGE_PICTURES = 1000, 8000
 SPELLING = "spelling"  # folder of a run
 AT_ONCE = 4096  # scenes in memory
 TOKENIZER_CAPTIONS = 20_000
@@ -77,12 +78,37 @@ def train_dvae(run: Path, recipe: Recipe) -> None:
     once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "dvae")
 
 
+def train_encoder(run: Path, recipe: Recipe) -> None:
+    """The VQGAN's encoder alone, to write what it votes for: after `train_vqgan`, before the others."""
+    device.set_up()
+    config, (world, network) = recipe.encoder_training(), _load(run, recipe)
+    sizes = _vqgan_sizes(network, "encoder")
+    begin(run / "encoder", _facts(recipe, config))
+    spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
+
+    # A quarter of the pictures are not of the world, and keep their codes: it stays an auto-encoder.
+    rng, quarter = np.random.default_rng((seed, 3)), config.batch_size // 4
+    strange_pixels = np.stack([_strange(world.paint(world.draw(rng)), rng) for _ in range(STRANGE_PICTURES)])
+    strange_codes = network.encode(strange_pixels)
+
+    def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((seed, 2, step))
+        scenes = [world.full(rng) if i % 2 else world.draw(rng) for i in range(config.batch_size - quarter)]
+        scenes[::4] = [scene.alone(int(rng.integers(len(scene.sprites)))) for scene in scenes[::4]]
+        strange = rng.integers(STRANGE_PICTURES, size=quarter)
+        codes = np.concatenate([spelling.codes(scenes), strange_codes[strange]])
+        return codes, np.concatenate([np.stack([world.paint(scene) for scene in scenes]), strange_pixels[strange]])
+
+    shown = np.stack([world.paint(scene) for scene in _held_out_scenes(world, 16)])
+    params = fit_encoder(sizes, config, network.params, batches, out=run / "encoder", held_out=shown)
+    once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "vqgan")
+
+
 def train_decoder(run: Path, recipe: Recipe) -> None:
     """The VQGAN's decoder alone, on the codes that the text-to-code model will write: after `train_vqgan`."""
     device.set_up()
     config, (world, network) = recipe.decoder_training(), _load(run, recipe)
-    if not isinstance(network.config, VQGANConfig):
-        raise ValueError(f"run must hold a VQGAN for train decoder, got a {network.name}")
+    before = _vqgan_sizes(network, "decoder")
     begin(run / "decoder", _facts(recipe, config))
     spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
 
@@ -100,8 +126,20 @@ def train_decoder(run: Path, recipe: Recipe) -> None:
 
     scenes = _held_out_scenes(world, 16)
     held_out = spelling.codes(scenes), np.stack([world.paint(scene) for scene in scenes])
-    sizes, params = fit_decoder(network.config, config, network.params, batches, out=run / "decoder", held_out=held_out)
+    sizes, params = fit_decoder(before, config, network.params, batches, out=run / "decoder", held_out=held_out)
     once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "vqgan")
+
+
+def _strange(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Off the grid, mirrored or not, in other colours."""
+    moved = np.roll(pixels, rng.integers(len(pixels), size=2), axis=(0, 1))
+    return (moved[:, :: rng.choice((1, -1))] * rng.uniform(0.5, 1, 3)).astype(np.uint8)
+
+
+def _vqgan_sizes(network: vqgan.Codec, part: str) -> VQGANConfig:
+    if not isinstance(network.config, VQGANConfig):
+        raise ValueError(f"run must hold a VQGAN for train {part}, got a {network.name}")
+    return network.config
 
 
 def _held_out_scenes(world: World, count: int) -> list[Scene]:

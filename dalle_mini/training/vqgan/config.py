@@ -1,4 +1,4 @@
-"""The recipes of a VQGAN and of its decoder alone: every setting of their training, checked."""
+"""The recipes of a VQGAN and of its halves alone: every setting of their training, checked."""
 
 import dataclasses
 
@@ -77,5 +77,26 @@ class DecoderTrainConfig:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.optimiser not in DECODER_OPTIMISERS:
             raise ValueError(f"optimiser must be one of {', '.join(DECODER_OPTIMISERS)}, got {self.optimiser!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderTrainConfig:
+    """The recipe of `train_encoder`, float32 throughout, with Muon."""
+
+    steps: int
+    batch_size: int = 16
+    learning_rate: float = 1e-2  # at its peak; Adam's share has a tenth of it
+    warmup_steps: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")

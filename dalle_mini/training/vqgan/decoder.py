@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
 from PIL import Image
 
 from dalle_mini.training.loop import LoopConfig, fit
 from dalle_mini.training.schedule import learning_rate
 from dalle_mini.training.vqgan.codebook import unit
 from dalle_mini.training.vqgan.config import DecoderTrainConfig
+from dalle_mini.training.vqgan.kernels import muon_of_kernels
 from dalle_mini.training.vqgan.losses import reconstruction_loss
 from dalle_mini.training.vqgan.train import comparison_sheet
 from vqgan import model
@@ -90,19 +90,7 @@ def train_decoder(
 
 
 def _optimiser(config: DecoderTrainConfig) -> optax.GradientTransformation:
-    if config.optimiser == "adam":
-        return optax.adam(learning_rate(config), 0.9, 0.99)
-
-    def kernels(params: Any) -> Any:  # [3, 3, in, out], of which nine times in by out is a matrix
-        wide = (0, 1, 2), 3
-        return jax.tree.map(lambda x: MuonDimensionNumbers(*wide) if x.ndim == 4 and x.shape[3] > 3 else None, params)
-
-    return muon(
-        learning_rate(config),
-        adam_b2=0.99,
-        adam_learning_rate=learning_rate(config, peak=config.learning_rate / 10),
-        muon_weight_dimension_numbers=kernels,
-    )
+    return muon_of_kernels(config) if config.optimiser == "muon" else optax.adam(learning_rate(config), 0.9, 0.99)
 
 
 def widened(
