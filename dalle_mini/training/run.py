@@ -1,8 +1,8 @@
 """A run's folder: begun once, gone on with by the same recipe or not at all.
 
-Contract: RUN/NETWORK, where NETWORK is vqgan, dvae, decoder, dalle or clip, holds how a network is trained:
-config.json, of what it was begun with, and what the loop writes (loop.py). RUN/model is what `dalle_mini.load` reads.
-RUN/spelling is what the networks of the emoji world share (emoji/spelling.py). Of several hosts, which share the
+Contract: RUN/NETWORK, where NETWORK is vqgan, dvae, encoder, decoder, dalle or clip, holds how a network is trained:
+config.json, of what it was begun with, and what the loop writes (loop.py). RUN/model is what `dalle_mini.load` reads;
+its spelling/ is what the networks of the emoji world share (emoji/spelling.py). Of several hosts, which share the
 folder, the first one writes.
 """
 

@@ -61,23 +61,26 @@ class Spelling:
 
     @classmethod
     def of(cls, world: World, vqgan: Codec, folder: Path) -> "Spelling":
-        """The vote, which `folder` keeps for the next who asks for the same world and encoder."""
-        blocks, colours = world.blocks(), list(world.backgrounds)
-        facts = json.dumps([fingerprint(vqgan), blocks, colours, COVERED])
-        path = folder / f"spelling-{zlib.crc32(facts.encode()):08x}.npz"
+        """What `folder` keeps for this world and encoder; the vote, which it then keeps."""
+        path, blocks = _path(world, vqgan, folder), world.blocks()
         if not path.exists():
             made = cls.vote(world, vqgan)
-            flat = np.concatenate([made.blocks[block].ravel() for block in blocks])
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".part.npz")
-            np.savez_compressed(partial, blocks=flat, grounds=[made.grounds[colour] for colour in colours])
-            partial.replace(path)
+            made.keep(vqgan, folder)
             return made
         with np.load(path) as file:
             parts = np.split(file["blocks"], np.cumsum([size * size for *_, size in blocks])[:-1])
-            grounds = {colour: int(code) for colour, code in zip(colours, file["grounds"], strict=True)}
+            grounds = {colour: int(code) for colour, code in zip(world.backgrounds, file["grounds"], strict=True)}
         squares = {block: part.reshape(block[-1], -1) for block, part in zip(blocks, parts, strict=True)}
         return cls(world, squares, grounds)
+
+    def keep(self, vqgan: Codec, folder: Path) -> None:
+        """For the next who asks `of` this world and encoder."""
+        path = _path(self._world, vqgan, folder)
+        flat = np.concatenate([self.blocks[block].ravel() for block in self._world.blocks()])
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part.npz")
+        np.savez_compressed(partial, blocks=flat, grounds=[self.grounds[colour] for colour in self._world.backgrounds])
+        partial.replace(path)
 
     def codes(self, scenes: Sequence[Scene]) -> Int[np.ndarray, "M T"]:
         grids = np.full((len(scenes), GRID, GRID), BARE, np.int32)
@@ -109,3 +112,8 @@ class Spelling:
         fault[fault == BARE] = self.grounds[scene.background]
         grid[sprite.row : sprite.row + sprite.size, sprite.column : sprite.column + sprite.size] = fault
         return grid.reshape(-1)
+
+
+def _path(world: World, vqgan: Codec, folder: Path) -> Path:
+    facts = json.dumps([fingerprint(vqgan), world.blocks(), list(world.backgrounds), COVERED])
+    return folder / f"spelling-{zlib.crc32(facts.encode()):08x}.npz"

@@ -35,7 +35,7 @@ from vqgan.config import VQGANConfig
 
 SPRITES_PER_BATCH = 8  # few, so that a batch shows the same squares in many surroundings
 OWN_SPELLINGS, STRANGE_PICTURES = 1000, 8000
-SPELLING = "spelling"  # folder of a run
+SPELLING = Path("model", "spelling")  # folder of a run
 AT_ONCE = 4096  # scenes in memory
 TOKENIZER_CAPTIONS = 20_000
 VALIDATION_SCENES = 500
@@ -101,7 +101,12 @@ def train_encoder(run: Path, recipe: Recipe) -> None:
 
     shown = np.stack([world.paint(scene) for scene in _held_out_scenes(world, 16)])
     params = fit_encoder(sizes, config, network.params, batches, out=run / "encoder", held_out=shown)
-    once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "vqgan")
+
+    def keep() -> None:
+        vqgan.save(run / "model" / "vqgan", sizes, params)
+        spelling.keep(vqgan.load(run / "model" / "vqgan"), run / SPELLING)  # as its file rounds it
+
+    once(keep, "vqgan")
 
 
 def train_decoder(run: Path, recipe: Recipe) -> None:
