@@ -126,6 +126,8 @@ def _write_parts(source: Path, new: Path, target: _Target) -> list[Part]:
         shutil.copytree(source / "clip", new / "clip")
         weights = read_safetensors(new / "clip" / "open_clip_model.safetensors")
         parts.append(Part.of("clip", read_json(new / "clip" / "open_clip_config.json"), weights))
+    if (source / "spelling").is_dir():  # with which its training goes on
+        shutil.copytree(source / "spelling", new / "spelling")
     return parts
 
 
