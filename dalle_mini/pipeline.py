@@ -75,8 +75,8 @@ class Pipeline:
 
         start: a picture (a path, or of Pillow), whose middle square is encoded, a candidate, or codes. keep: which of
         its codes are given, the others being drawn: a number of rows from above, by default half of them, or a boolean
-        for every place of the grid. strength, instead of keep: the share of codes that each
-        candidate gives up, and what then no longer fits.
+        for every place of the grid. strength, instead of keep: the share of codes that each candidate gives up, beside
+        what then no longer fits.
         Raises ValueError, naming the setting, the rule and the value.
         """
         *_, gallery = self.stream(prompt, previews=False, **settings)

@@ -103,8 +103,10 @@ def train_encoder(run: Path, recipe: Recipe) -> None:
     params = fit_encoder(sizes, config, network.params, batches, out=run / "encoder", held_out=shown)
 
     def keep() -> None:
+        finished = run / "encoder" / "vqgan"
+        vqgan.save(finished, sizes, params)
+        spelling.keep(vqgan.load(finished), run / SPELLING)  # as a file rounds it, and before the model has it
         vqgan.save(run / "model" / "vqgan", sizes, params)
-        spelling.keep(vqgan.load(run / "model" / "vqgan"), run / SPELLING)  # as its file rounds it
 
     once(keep, "vqgan")
 
