@@ -1,6 +1,5 @@
 """How well the embedded model draws from something: as docs/drawing.md measures it, but of fewer objects."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -54,8 +53,8 @@ def right(world: "World", scene: Scene, candidate: "Candidate") -> bool:
 
 def half(world: "World", scene: Scene) -> Image.Image:
     """The object on the left alone."""
-    alone = tuple(sprite for sprite in scene.sprites if sprite.column == 0)
-    return Image.fromarray(world.paint(dataclasses.replace(scene, sprites=alone)))
+    (left,) = (number for number, sprite in enumerate(scene.sprites) if sprite.column == 0)
+    return Image.fromarray(world.paint(scene.alone(left)))
 
 
 def side_by_side(scene: Scene) -> bool:

@@ -7,6 +7,7 @@ recipe, recipes/emoji.toml; what is said here is what their data are.
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +85,16 @@ def train_encoder(run: Path, recipe: Recipe) -> None:
     config, (world, network) = recipe.encoder_training(), _load(run, recipe)
     sizes = _vqgan_sizes(network, "encoder")
     begin(run / "encoder", _facts(recipe, config))
-    spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
+    spelling = Spelling.of(world, network, run / SPELLING)
 
-    # A quarter of the pictures are not of the world, and keep their codes: it stays an auto-encoder.
-    rng, quarter = np.random.default_rng((seed, 3)), config.batch_size // 4
-    strange_pixels = np.stack([_strange(world.paint(world.draw(rng)), rng) for _ in range(STRANGE_PICTURES)])
-    strange_codes = network.encode(strange_pixels)
-
-    def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng((seed, 2, step))
-        scenes = [world.full(rng) if i % 2 else world.draw(rng) for i in range(config.batch_size - quarter)]
+    def draw(rng: np.random.Generator, count: int) -> list[Scene]:
+        scenes = [world.full(rng) if i % 2 else world.draw(rng) for i in range(count)]
         scenes[::4] = [scene.alone(int(rng.integers(len(scene.sprites)))) for scene in scenes[::4]]
-        strange = rng.integers(STRANGE_PICTURES, size=quarter)
-        codes = np.concatenate([spelling.codes(scenes), strange_codes[strange]])
-        return codes, np.concatenate([np.stack([world.paint(scene) for scene in scenes]), strange_pixels[strange]])
+        return scenes
 
+    rng = np.random.default_rng((config.seed, 2))
+    strange = np.stack([_strange(world.paint(world.draw(rng)), rng) for _ in range(STRANGE_PICTURES)])
+    batches = _spelt_and_others(world, spelling, draw, (network, strange), (config.seed, 2), config.batch_size)
     shown = np.stack([world.paint(scene) for scene in _held_out_scenes(world, 16)])
     params = fit_encoder(sizes, config, network.params, batches, out=run / "encoder", held_out=shown)
 
@@ -117,24 +113,42 @@ def train_decoder(run: Path, recipe: Recipe) -> None:
     config, (world, network) = recipe.decoder_training(), _load(run, recipe)
     before = _vqgan_sizes(network, "decoder")
     begin(run / "decoder", _facts(recipe, config))
-    spelling, seed = Spelling.of(world, network, run / SPELLING), config.seed
+    spelling = Spelling.of(world, network, run / SPELLING)
 
-    # A quarter of the pictures as the encoder itself spells them: it stays an auto-encoder.
-    rng, quarter = np.random.default_rng((seed, 1)), config.batch_size // 4
-    own_pixels = np.stack([world.paint(world.draw(rng)) for _ in range(OWN_SPELLINGS)])
-    own_codes = network.encode(own_pixels)
+    def draw(rng: np.random.Generator, count: int) -> list[Scene]:
+        return [world.full(rng) if i % 3 else world.draw(rng) for i in range(count)]
 
-    def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng((seed, 1, step))
-        scenes = [world.full(rng) if i % 3 else world.draw(rng) for i in range(config.batch_size - quarter)]
-        own = rng.integers(OWN_SPELLINGS, size=quarter)
-        codes = np.concatenate([spelling.codes(scenes), own_codes[own]])
-        return codes, np.concatenate([np.stack([world.paint(scene) for scene in scenes]), own_pixels[own]])
-
+    rng = np.random.default_rng((config.seed, 1))
+    own = np.stack([world.paint(world.draw(rng)) for _ in range(OWN_SPELLINGS)])
+    batches = _spelt_and_others(world, spelling, draw, (network, own), (config.seed, 1), config.batch_size)
     scenes = _held_out_scenes(world, 16)
     held_out = spelling.codes(scenes), np.stack([world.paint(scene) for scene in scenes])
     sizes, params = fit_decoder(before, config, network.params, batches, out=run / "decoder", held_out=held_out)
     once(lambda: vqgan.save(run / "model" / "vqgan", sizes, params), "vqgan")
+
+
+def _spelt_and_others(
+    world: World,
+    spelling: Spelling,
+    draw: Callable[[np.random.Generator, int], list[Scene]],
+    others: tuple[vqgan.Codec, np.ndarray],
+    seed: tuple[int, int],
+    size: int,
+) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """Codes and pixels by step: scenes as they are spelt, and a quarter of `others`, with the codes that they have.
+
+    The VQGAN stays an auto-encoder by these.
+    """
+    network, pixels = others
+    codes, quarter = network.encode(pixels), size // 4
+
+    def batches(step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((*seed, step))
+        scenes, some = draw(rng, size - quarter), rng.integers(len(pixels), size=quarter)
+        painted = np.stack([world.paint(scene) for scene in scenes])
+        return np.concatenate([spelling.codes(scenes), codes[some]]), np.concatenate([painted, pixels[some]])
+
+    return batches
 
 
 def _strange(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
